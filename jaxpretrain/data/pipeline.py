@@ -1,0 +1,215 @@
+"""From step numbers to batches on the devices.
+
+The one idea: the batch of a step is a pure function of the step, so the loaders only map that
+function over step numbers, ahead of use. ``tf`` does it with tf.data, ``threads`` with a thread
+pool and without TensorFlow, and their batches are the same. There is no iterator state to save: a
+run resumes by asking for a later ``start_step``.
+"""
+
+import importlib.util
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from jaxpretrain.data.order import Order
+from jaxpretrain.data.rows import DocumentRows, PackedRows
+from jaxpretrain.errors import UserError
+from jaxpretrain.types import Batch
+
+if TYPE_CHECKING:
+    import jax
+
+Loader = Literal["auto", "tf", "threads"]
+_WORKERS = 2
+_AHEAD = 4  # batches read before they are asked for
+
+
+def train_batches(
+    rows: PackedRows | DocumentRows,
+    order: Order,
+    *,
+    batch_size: int,
+    start_step: int,
+    stop_step: int,
+    pad_id: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    loader: Loader = "auto",
+) -> Iterator[Batch]:
+    """Reads the batches of steps start_step … stop_step - 1.
+
+    Step s reads positions [s * batch_size, (s + 1) * batch_size) of the order's stream; each
+    process gets its contiguous slice of them.
+
+    Args:
+        rows: the view to read.
+        order: which rows come when; made for `rows.rows_per_set`.
+        batch_size: rows of a global batch.
+        start_step: the first step.
+        stop_step: the step to stop before.
+        pad_id: the token that fills short rows.
+        process_index: which slice is this process's.
+        process_count: how many slices there are.
+        loader: "tf" (tf.data), "threads" (no TensorFlow needed), or "auto" ("tf" if TensorFlow is
+            installed).
+
+    Returns:
+        An iterator of batches of batch_size / process_count rows. It reads a few batches ahead in
+        threads, which end when it is closed, collected or exhausted.
+
+    Raises:
+        UserError: batch_size does not divide by process_count, loader is unknown, or TensorFlow
+            is asked for and missing. What reading raises, the iterator raises, unchanged.
+    """
+    here = _slice(batch_size, process_index, process_count)
+
+    def read(step: int) -> Batch:
+        set_index, epoch, row = order.locate(step * batch_size + here)
+        return rows.read(set_index, row, epoch, pad_id=pad_id)
+
+    return _load(read, range(start_step, stop_step), loader)
+
+
+def eval_batches(
+    rows: PackedRows | DocumentRows,
+    *,
+    batch_size: int,
+    pad_id: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    loader: Loader = "auto",
+) -> Iterator[Batch]:
+    """Reads every row once, set after set, in stored order.
+
+    The last batch is filled up with rows of padding (row id -1, segments 0), so that every process
+    gets as many batches of the same shape.
+
+    Args: as for `train_batches`.
+
+    Raises:
+        UserError: as for `train_batches`, or there are no rows.
+    """
+    here = _slice(batch_size, process_index, process_count)
+    if rows.rows_total == 0:
+        raise UserError(f"there are no rows to read in {', '.join(rows.names) or 'no sets'}")
+
+    def read(step: int) -> Batch:
+        row_id = step * batch_size + here
+        set_index, row = rows.find(np.minimum(row_id, rows.rows_total - 1))
+        return rows.read(set_index, np.where(row_id < rows.rows_total, row, -1), pad_id=pad_id)
+
+    return _load(read, range(-(-rows.rows_total // batch_size)), loader)
+
+
+def to_device(
+    batches: Iterator[Batch], sharding: "jax.sharding.NamedSharding", depth: int = 2
+) -> Iterator[Batch]:
+    """Puts each process's slices together as global arrays, ahead of use.
+
+    Args:
+        batches: this process's batches; any pytree of arrays whose first axis is the batch. It is
+            closed with the iterator that is returned.
+        sharding: how the batch axis is divided. Arrays with fewer axes than its spec take the
+            spec's beginning.
+        depth: how many batches are on the devices, or on their way, beyond the one in use.
+
+    Returns:
+        An iterator of the same pytrees, of global `jax.Array`s.
+    """
+    import jax
+
+    def put(array: np.ndarray) -> "jax.Array":
+        spec = jax.sharding.PartitionSpec(*sharding.spec[: array.ndim])
+        placed = jax.sharding.NamedSharding(sharding.mesh, spec, memory_kind=sharding.memory_kind)
+        return jax.make_array_from_process_local_data(placed, array)
+
+    ahead = deque()
+    try:
+        for batch in batches:
+            ahead.append(jax.tree.map(put, batch))
+            if len(ahead) > depth:
+                yield ahead.popleft()
+        yield from ahead
+    finally:
+        if hasattr(batches, "close"):
+            batches.close()
+
+
+def _slice(batch_size: int, process_index: int, process_count: int) -> np.ndarray:
+    """Returns which rows of a global batch are this process's, int64 [rows]."""
+    if batch_size < 1 or batch_size % process_count:
+        raise UserError(
+            f"a batch of {batch_size} rows does not divide among {process_count} processes: "
+            "choose a multiple of their number"
+        )
+    if not 0 <= process_index < process_count:
+        raise UserError(f"process {process_index} is not one of {process_count} (from 0)")
+    share = batch_size // process_count
+    return np.arange(process_index * share, (process_index + 1) * share)
+
+
+def _load(read: Callable[[int], Batch], steps: range, loader: str) -> Iterator[Batch]:
+    if loader == "auto":
+        loader = "tf" if importlib.util.find_spec("tensorflow") else "threads"
+    if loader == "threads":
+        return _load_with_threads(read, steps)
+    if loader != "tf":
+        raise UserError(f"there is no loader {loader!r}: use auto, tf or threads")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # else the import prints advice on CPUs
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise UserError(
+            f"loader 'tf' cannot import TensorFlow ({error}): pip install 'jaxpretrain[tfds]', "
+            "or use loader 'threads', which gives the same batches"
+        ) from error
+    return _load_with_tf(tf, read, steps)
+
+
+def _load_with_threads(read: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
+    pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="jaxpretrain-read")
+    try:
+        ahead = deque()
+        for step in steps:
+            ahead.append(pool.submit(read, step))
+            if len(ahead) > _AHEAD:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        # Without waiting: the collector may run this in one of the pool's own threads.
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _load_with_tf(tf, read: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
+    try:
+        tf.config.set_visible_devices([], "GPU")  # or TensorFlow would take the GPUs' memory
+    except RuntimeError:
+        pass  # TensorFlow was started by someone else, who has decided this already
+    failures: dict[int, BaseException] = {}
+
+    def read_step(step: np.ndarray) -> tuple[np.ndarray, ...]:
+        try:
+            return tuple(read(int(step)))
+        except BaseException as error:
+            failures[int(step)] = error
+            raise
+
+    def map_step(step):
+        return tf.numpy_function(read_step, [step], [tf.int32] * len(Batch._fields))
+
+    dataset = tf.data.Dataset.range(steps.start, steps.stop)
+    dataset = dataset.map(map_step, num_parallel_calls=_WORKERS, deterministic=True)
+    arrays = dataset.prefetch(_AHEAD).as_numpy_iterator()
+    for step in steps:
+        try:
+            batch = Batch(*next(arrays))
+        except tf.errors.OpError:
+            if step in failures:  # what was raised, rather than TensorFlow's account of it
+                raise failures[step] from None
+            raise
+        yield batch

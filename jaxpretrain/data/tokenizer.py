@@ -1,0 +1,399 @@
+"""Text to token ids and back: SentencePiece, with the special pieces that the objectives need.
+
+The one idea: SentencePiece sees the text exactly as it is (identity normalisation, byte fallback),
+but for one space put before every non-empty line, so that a line's first word is the same piece as
+that word anywhere else. Decoding takes those spaces out again, so the round trip is exact for any
+Unicode text, and no text produces a special piece, not even one that spells its name.
+"""
+
+import hashlib
+import io
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import sentencepiece
+
+from jaxpretrain.errors import UserError
+
+SENTINELS = 100
+NAMES = {
+    "pad": "<pad>",
+    "unk": "<unk>",
+    "bos": "<s>",
+    "eos": "</s>",
+    "cls": "[CLS]",
+    "sep": "[SEP]",
+    "mask": "[MASK]",
+    "sentinels": tuple(f"<extra_id_{i}>" for i in range(SENTINELS)),
+    "fim_prefix": "<fim_prefix>",
+    "fim_middle": "<fim_middle>",
+    "fim_suffix": "<fim_suffix>",
+    "mode_r": "[NLU]",
+    "mode_s": "[S2S]",
+    "mode_x": "[NLG]",
+}
+"""The special pieces by their names in `Vocab`, in the order of their ids, which begin at 0."""
+
+_SPECIAL = [n for names in NAMES.values() for n in ([names] if isinstance(names, str) else names)]
+
+# SentencePiece writes a space as U+2581, so it cannot carry that character itself: `encode` splices
+# in its UTF-8 bytes. Text to train on is also cut at U+2585 and NUL, which would make SentencePiece
+# drop the line.
+_SPACE = "\u2581"
+_UNTRAINABLE = re.compile("[\n\0\u2581\u2585]")
+
+# Long texts are encoded in stretches, cut at line ends or spaces, where no piece crosses. Unigram
+# scores are summed in float32, which loses the digits that matter after some 100,000 characters.
+_STRETCH = 8192
+
+# The number of threads changes the order of floating-point sums and so the model: it is fixed here,
+# whatever the machine has.
+_THREADS = 8
+
+_LINE_START = re.compile("^ ", re.MULTILINE)
+_SENTENCE_END = re.compile(
+    r"[.!?\u2026\u203d\u3002\uff01\uff0e\uff1f\uff61\u061f\u06d4\u0964\u0965]"
+    r"[\"')\]}\u00bb\u2019\u201d\u300d\u300f\uff09]*\Z|\n"
+)
+_UNSPACED = {"CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR"}
+
+
+@dataclass(frozen=True, eq=False)
+class Vocab:
+    """What device code needs to know of a vocabulary. Compared and hashed by identity.
+
+    Attributes:
+        size: number of ids.
+        pad, unk, bos, eos, cls, sep, mask: ids of the special pieces. Text never gives `unk`.
+        sentinels: 100 ids, ``<extra_id_0>`` first.
+        fim_prefix, fim_middle, fim_suffix: ids for fill-in-the-middle.
+        mode_r, mode_s, mode_x: ids of UL2's mode tokens, ``[NLU]``, ``[S2S]`` and ``[NLG]``.
+        first_regular: ids from here on stand for text (a newline, single bytes, pieces of text);
+            all below are special.
+        is_word_start: bool [size]; the piece begins with a space, is a newline, or begins with a
+            character that is no letter, mark or digit (punctuation is a word of its own). In the
+            scripts that are written without spaces (Chinese, Japanese, Thai …) every piece starts
+            a word. A single byte of a longer character never does.
+        is_sentence_end: bool [size]; the piece ends in ``.``, ``!``, ``?`` or the like of other
+            scripts, closing quotes or brackets allowed after it, or is a newline. By the piece
+            alone: the dot of "3.14" is one too; ask that a word start follows with a space.
+        piece_bytes: int32 [size]; bytes of UTF-8 text that the piece stands for, 0 for special
+            pieces. The sum over the ids of a text is the text's size exactly if it is empty or
+            begins with a newline, else 1 more: the space put before its first line. (The space put
+            before any later line is made up for by ``"\\n"``, which counts 0; see `Tokenizer`.)
+    """
+
+    size: int
+    pad: int
+    unk: int
+    bos: int
+    eos: int
+    cls: int
+    sep: int
+    mask: int
+    sentinels: tuple[int, ...]
+    fim_prefix: int
+    fim_middle: int
+    fim_suffix: int
+    mode_r: int
+    mode_s: int
+    mode_x: int
+    first_regular: int
+    is_word_start: np.ndarray
+    is_sentence_end: np.ndarray
+    piece_bytes: np.ndarray
+
+
+class Tokenizer:
+    """A SentencePiece model with the special pieces of `NAMES`, which have the lowest ids.
+
+    A newline before a non-empty line is the piece ``"\\n"``; one before an empty line, or at the
+    end of the text, is the byte piece ``<0x0A>``. So ``"\\n"`` is always followed by the space
+    that was put in, and together they count the one byte that the newline has.
+
+    Attributes:
+        model_bytes: the SentencePiece model file.
+        sha256: of `model_bytes`, in hex.
+        vocab: the `Vocab`.
+    """
+
+    def __init__(self, model_bytes: bytes, *, name: str = "the tokenizer model"):
+        """Reads a model; `name` is what error messages call it.
+
+        Raises:
+            UserError: not a SentencePiece model, or one without the pieces that `train` gives it.
+        """
+        self.model_bytes = model_bytes
+        self._model = sentencepiece.SentencePieceProcessor()
+        try:
+            self._model.LoadFromSerializedProto(model_bytes)
+        except (RuntimeError, ValueError):
+            raise UserError(f"{name} is not a SentencePiece model, or is damaged") from None
+        special = [self._model.IdToPiece(i) for i in range(min(len(self._model), len(_SPECIAL)))]
+        for number, piece in enumerate(_SPECIAL):
+            if special[number : number + 1] != [piece]:
+                raise UserError(
+                    f"{name} lacks the special piece {piece} at id {number}; "
+                    "use a tokenizer that this program trained, or train one (file='')"
+                )
+        self._newline, self._space = map(self._model.PieceToId, ("\n", _SPACE))
+        byte_ids = [self._model.PieceToId(f"<0x{byte:02X}>") for byte in range(256)]
+        self._blank = byte_ids[10]
+        self._mark = np.array([byte_ids[byte] for byte in _SPACE.encode()], np.int32)
+        probe = "  a\tZ\ufb01 <s>[MASK]\n\n x\u2581 \n\0\U0001f600 "
+        if not all(map(self._model.IsByte, byte_ids)) or self.decode(self.encode(probe)) != probe:
+            raise UserError(
+                f"{name} changes text (it has no byte fallback, or normalises); "
+                "use a tokenizer that this program trained, or train one (file='')"
+            )
+
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str],
+        *,
+        vocab_size: int = 8192,
+        kind: Literal["unigram", "bpe"] = "unigram",
+        character_coverage: float = 0.9995,
+    ) -> "Tokenizer":
+        """Trains a tokenizer. The same texts in the same order give the same model, byte for byte.
+
+        Whole words only: a piece never crosses a space or a change of script. Runs of spaces
+        (indentation) can be pieces.
+
+        Args:
+            texts: the text to train on; held in memory by SentencePiece.
+            vocab_size: number of ids, special pieces and the 256 bytes included.
+            kind: unigram language model (Kudo 2018, arXiv:1804.10959) or byte pair encoding
+                (Sennrich et al. 2016, arXiv:1508.07909).
+            character_coverage: the share of the text's characters that get a piece of their own;
+                the rarest others are spelt in bytes.
+
+        Raises:
+            UserError: `vocab_size` does not fit the text, or an argument makes no sense.
+        """
+        if kind not in ("unigram", "bpe"):
+            raise UserError(f"tokenizer kind {kind!r} is unknown; choose 'unigram' or 'bpe'")
+        if not 0.98 <= character_coverage <= 1:
+            raise UserError(f"character_coverage {character_coverage} is not between 0.98 and 1")
+        lines = list(_training_lines(texts))  # here, so that an error in `texts` keeps its type
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(lines),
+                model_writer=model,
+                model_type=kind,
+                vocab_size=vocab_size,
+                character_coverage=character_coverage,
+                required_chars=_SPACE,  # else low coverage can leave no piece for a space
+                max_sentence_length=4 * _STRETCH,
+                normalization_rule_name="identity",
+                remove_extra_whitespaces=False,
+                add_dummy_prefix=False,
+                allow_whitespace_only_pieces=True,
+                byte_fallback=True,
+                pad_id=0,
+                unk_id=1,
+                bos_id=2,
+                eos_id=3,
+                pad_piece=NAMES["pad"],
+                unk_piece=NAMES["unk"],
+                bos_piece=NAMES["bos"],
+                eos_piece=NAMES["eos"],
+                control_symbols=_SPECIAL[4:],
+                user_defined_symbols=["\n"],
+                num_threads=_THREADS,
+                minloglevel=2,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise _explained(str(error), vocab_size) from error
+        return cls(model.getvalue())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Tokenizer":
+        """Reads a model file that `save` wrote.
+
+        Raises:
+            UserError: the file cannot be read or is not such a model.
+        """
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from None
+        return cls(data, name=f"the tokenizer {path}")
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the model file, whole or not at all."""
+        temporary = Path(f"{path}.tmp")
+        with open(temporary, "wb") as file:
+            file.write(self.model_bytes)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+    @cached_property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.model_bytes).hexdigest()
+
+    def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Encodes texts and lays their ids end to end; the fast way to encode many.
+
+        Args:
+            texts: Unicode without lone surrogates (those raise UnicodeEncodeError).
+
+        Returns:
+            The ids, int32 [total], and where each text's ids end among them, int64 [texts].
+        """
+        stretches: list[str] = []
+        splices: list[int] = []
+        last: list[int] = []
+        for text in texts:
+            text = _mark_lines(text)
+            if len(text) <= _STRETCH and _SPACE not in text:
+                stretches.append(text)
+            else:
+                for number, run in enumerate(text.split(_SPACE)):
+                    if number:
+                        splices.append(len(stretches))
+                        stretches.append("")
+                    stretches += _cut(run, _STRETCH)
+            last.append(len(stretches))
+        if not stretches:
+            return np.zeros(0, np.int32), np.zeros(0, np.int64)
+        pieces = self._model.Encode(stretches, out_type="numpy", num_threads=1)
+        for number in splices:
+            pieces[number] = self._mark
+        sizes = np.fromiter(map(len, pieces), np.int64, len(pieces))
+        ends = np.concatenate([[0], np.cumsum(sizes)])[last]
+        flat = np.concatenate(pieces)
+        return self._drop_blank(flat, ends)
+
+    def _drop_blank(self, flat: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Drops the space of every empty line and makes the newline before it the byte piece."""
+        last, newline = ends - 1, flat == self._newline
+        follows = np.zeros_like(newline)  # nothing of the same line is before the token
+        follows[1:] = newline[:-1]
+        follows[0] = follows[ends[:-1]] = True
+        precedes = np.zeros_like(newline)  # nothing of the same line is after it
+        precedes[:-1] = newline[1:]
+        precedes[last] = True
+        dropped = follows & precedes & (flat == self._space)
+        places = np.flatnonzero(dropped)
+        before = places[places > 0] - 1
+        flat[before[newline[before]]] = self._blank
+        return flat[~dropped], ends - np.searchsorted(places, ends)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Encodes texts: int32 [tokens] for each, without bos and eos."""
+        flat, ends = self.encode_flat(texts)
+        starts = [0, *ends.tolist()]
+        return [flat[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+
+    def encode(self, text: str) -> list[int]:
+        """Encodes one text, without bos and eos."""
+        return self.encode_flat([text])[0].tolist()
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of ids. Special ids vanish; ids of a broken character give U+FFFD."""
+        ids = np.asarray(ids, np.int64).reshape(-1)
+        if ids.size and not 0 <= ids.min() <= ids.max() < len(self._model):
+            raise ValueError(f"ids must lie in [0, {len(self._model)}): {ids.min()}…{ids.max()}")
+        return _LINE_START.sub("", self._model.Decode(ids[ids >= len(_SPECIAL)].tolist()))
+
+    @cached_property
+    def vocab(self) -> Vocab:
+        size = len(self._model)
+        texts = [self._text(number) for number in range(size)]
+        lengths = [0 if text is None else len(text) for text in texts]
+        lengths[self._newline] = 0
+        strings = ["" if text is None else text.decode(errors="ignore") for text in texts]
+        ids, index = {}, {piece: number for number, piece in enumerate(_SPECIAL)}
+        for field, names in NAMES.items():
+            is_one = isinstance(names, str)
+            ids[field] = index[names] if is_one else tuple(index[name] for name in names)
+        return Vocab(
+            size=size,
+            first_regular=len(_SPECIAL),
+            is_word_start=_table([_starts_word(s) for s in strings], bool),
+            is_sentence_end=_table([bool(_SENTENCE_END.search(s)) for s in strings], bool),
+            piece_bytes=_table(lengths, np.int32),
+            **ids,
+        )
+
+    def _text(self, number: int) -> bytes | None:
+        """The UTF-8 that a piece stands for (part of a character for some byte pieces)."""
+        if number < len(_SPECIAL):
+            return None
+        piece = self._model.IdToPiece(number)
+        if self._model.IsByte(number):
+            return bytes([int(piece[3:5], 16)])
+        return piece.replace(_SPACE, " ").encode()
+
+
+def _table(values: list, dtype: type) -> np.ndarray:
+    table = np.array(values, dtype)
+    table.flags.writeable = False
+    return table
+
+
+def _starts_word(text: str) -> bool:
+    if not text:
+        return False
+    first = text[0]
+    if unicodedata.name(first, "").split(" ")[0] in _UNSPACED:
+        return not unicodedata.category(first).startswith("M")
+    category = unicodedata.category(first)
+    return category[0] not in "LMN" and category != "Cf"  # Cf: joiners are inside words
+
+
+def _mark_lines(text: str) -> str:
+    """Puts a space before every line; `_drop_blank` takes those of empty lines out again."""
+    return " " + text.replace("\n", "\n ")
+
+
+def _cut(text: str, limit: int) -> Iterator[str]:
+    """Cuts a text into stretches of at most `limit` characters, after newlines or before the first
+    of some spaces where there are any: no piece crosses those."""
+    start = 0
+    while len(text) - start > limit:
+        window = text[start : start + limit + 1]
+        end = window.rfind("\n", 0, limit) + 1
+        if not end and (space := window.rfind(" ", 1)) > 0:
+            end = len(window[:space].rstrip(" "))
+        end = end or limit
+        yield text[start : start + end]
+        start += end
+    yield text[start:]
+
+
+def _training_lines(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        for line in _UNTRAINABLE.split(_mark_lines(text)):
+            if line not in ("", " "):
+                yield from _cut(line, _STRETCH)
+
+
+def _explained(error: str, vocab_size: int) -> UserError:
+    """What SentencePiece's trainer ran into, in the user's terms."""
+    if found := re.search(r"too high \(\d+\).*<= (\d+)", error):
+        return UserError(
+            f"vocab_size {vocab_size} is too large for this text, which gives at most "
+            f"{found[1]} pieces; lower vocab_size or add text"
+        )
+    if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", error):
+        return UserError(
+            f"vocab_size {vocab_size} is too small: special pieces, bytes and this text's "
+            f"characters are {found[1]} pieces; raise vocab_size or lower character_coverage"
+        )
+    if "sentences_.empty()" in error:
+        return UserError("there is no text to train the tokenizer on")
+    return UserError(
+        f"SentencePiece cannot train with vocab_size {vocab_size}: {error.splitlines()[0]}"
+    )
