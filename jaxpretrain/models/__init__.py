@@ -1,0 +1,1 @@
+"""The backbone: one Flax NNX Transformer with switches, and its named shapes."""

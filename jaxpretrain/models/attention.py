@@ -1,0 +1,160 @@
+"""Who sees whom, and the one function that all attention goes through.
+
+Shape suffixes: B rows, T query positions, S key positions, N heads, K heads of keys and values,
+H the width of a head.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxpretrain.types import Array
+
+Visibility = Literal["causal", "full", "prefix"]
+
+
+def visibility_mask(segments: Array, prefix: Array | None, visibility: Visibility) -> Array:
+    """The mask formula of the whole family of objectives.
+
+    Position ``q`` sees ``k`` when both are in the same segment and ``k <= q`` or ``k < prefix``.
+    "causal" is ``prefix = 0`` and "full" is ``prefix = length``, known when compiling.
+
+    Args:
+        segments: int ``[rows, length]``. Padding is segment 0 and sees only padding, so that its
+            rows of the softmax are finite and nothing else depends on it.
+        prefix: int ``[rows]``; read only when visibility is "prefix".
+        visibility: what the objective declares.
+
+    Returns:
+        bool ``[rows, 1, length, length]``, True where the query (axis 2) sees the key (axis 3).
+    """
+    visible = segments[:, None, :, None] == segments[:, None, None, :]
+    if visibility == "full":
+        return visible
+    index = jnp.arange(segments.shape[1])
+    allowed = index[None, :] <= index[:, None]
+    if visibility == "prefix":
+        allowed = allowed | (index[None, None, None, :] < prefix[:, None, None, None])
+    return visible & allowed
+
+
+def attention(
+    query_BTNH: Array,
+    key_BSKH: Array,
+    value_BSKH: Array,
+    *,
+    mask_B1TS: Array,
+    bias_1NTS: Array | None = None,
+    scale: float,
+    implementation: Literal["auto", "xla", "cudnn"] = "auto",
+    dropout: float = 0.0,
+    dropout_keys: Array | None = None,
+) -> Array:
+    """Softmax attention by the platform's best kernel.
+
+    Args:
+        query_BTNH: queries.
+        key_BSKH: keys; K divides N, and a group of N/K queries shares a key head.
+        value_BSKH: values.
+        mask_B1TS: True where a query sees a key.
+        bias_1NTS: added to the scaled scores.
+        scale: factor on the scores.
+        implementation: "cudnn" is the fused kernel of NVIDIA GPUs for 16-bit types; "auto" takes
+            it where it exists and no bias or dropout is asked for.
+        dropout: rate on the probabilities; takes the plain path, fused kernels have none.
+        dropout_keys: one key per row; None means no dropout.
+
+    Returns:
+        ``[B, T, N, H]`` in the type of the query.
+    """
+    if dropout > 0.0 and dropout_keys is not None:
+        return _plain_attention(
+            query_BTNH, key_BSKH, value_BSKH, mask_B1TS, bias_1NTS, scale, dropout, dropout_keys
+        )
+    if implementation == "auto":
+        fused = (
+            jax.default_backend() == "gpu"
+            and query_BTNH.dtype in (jnp.bfloat16, jnp.float16)
+            and bias_1NTS is None
+        )
+        implementation = "cudnn" if fused else "xla"
+    return jax.nn.dot_product_attention(
+        query_BTNH,
+        key_BSKH,
+        value_BSKH,
+        bias=bias_1NTS,
+        mask=mask_B1TS,
+        scale=scale,
+        implementation=implementation,
+    )
+
+
+def _plain_attention(query, key, value, mask, bias, scale, dropout, dropout_keys):
+    rows, length, heads, width = query.shape
+    groups = heads // key.shape[2]
+    key, value = (jnp.repeat(x, groups, axis=2) for x in (key, value))
+    scores = jnp.einsum("BTNH,BSNH->BNTS", query, key, preferred_element_type=jnp.float32) * scale
+    if bias is not None:
+        scores = scores + bias
+    scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+    probabilities = row_dropout(jax.nn.softmax(scores, axis=-1), dropout, dropout_keys)
+    return jnp.einsum("BNTS,BSNH->BTNH", probabilities.astype(value.dtype), value)
+
+
+def row_dropout(x: Array, rate: float, keys: Array | None) -> Array:
+    """Dropout (Srivastava et al. 2014) whose mask depends on the row's own key and on nothing else.
+
+    So a row loses the same units whatever batch, microbatch or device it is computed in.
+
+    Args:
+        x: ``[rows, ...]``.
+        rate: share of the values set to zero; the rest is scaled by ``1 / (1 - rate)``.
+        keys: one key per row; None means no dropout.
+
+    Returns:
+        An array like x.
+    """
+    if rate == 0.0 or keys is None:
+        return x
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys)
+    return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
+
+
+def relative_buckets(length: int, buckets: int, max_distance: int) -> Array:
+    """Bucket numbers of T5's two-sided relative bias (Raffel et al. 2020, arXiv:1910.10683).
+
+    Half of the buckets are for keys after the query. In each half, half of the buckets are for
+    single distances and the rest grow logarithmically up to `max_distance`.
+
+    Returns:
+        int32 ``[length, length]``, axis 0 the query and axis 1 the key.
+    """
+    index = jnp.arange(length)
+    offset = index[None, :] - index[:, None]
+    half = buckets // 2
+    exact = half // 2
+    distance = jnp.abs(offset)
+    growth = jnp.log(jnp.maximum(distance, 1) / exact) / jnp.log(max_distance / exact)
+    far = jnp.minimum(exact + (growth * (half - exact)).astype(jnp.int32), half - 1)
+    return jnp.where(offset > 0, half, 0) + jnp.where(distance < exact, distance, far)
+
+
+def rotate(x_BTNH: Array, positions: Array, base: float) -> Array:
+    """Rotary positions (Su et al. 2021, arXiv:2104.09864), first half of a head against second.
+
+    Args:
+        x_BTNH: queries or keys; H is even.
+        positions: int ``[rows, length]``.
+        base: wavelength base.
+
+    Returns:
+        An array like x, turned; computed in float32.
+    """
+    half = x_BTNH.shape[-1] // 2
+    frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = positions[:, :, None, None].astype(jnp.float32) * frequency
+    sin, cos = jnp.sin(angle), jnp.cos(angle)
+    first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x_BTNH.dtype)

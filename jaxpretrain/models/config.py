@@ -1,0 +1,155 @@
+"""The switches of the Transformer, and what they may be."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jaxpretrain.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """One Transformer. Presets (`presets.py`) are named sets of these values.
+
+    Attributes:
+        vocab_size: rows of the embedding table; set from the tokenizer, not by hand.
+        width: size of the residual stream.
+        layers: number of blocks.
+        heads: attention heads.
+        kv_heads: heads of keys and values, a divisor of `heads` (grouped-query attention, Ainslie
+            et al. 2023, arXiv:2305.13245); 0 means as many as `heads`.
+        head_width: size of one head; 0 means ``width / heads``.
+        mlp_width: hidden size of the feed-forward layer; 0 means ``4 * width``.
+        max_length: longest row; the size of the table when `positions` is "learned".
+        embedding_width: size of the token embeddings (ALBERT and ELECTRA have them narrower than
+            the stream and project); 0 means `width`.
+        token_types: size of the segment-embedding table of BERT; 0 means none.
+        norm: "layernorm", or "rmsnorm" (Zhang & Sennrich 2019, arXiv:1910.07467).
+        norm_position: "pre" (before each sublayer, with one more norm at the end) or "post".
+        norm_epsilon: added to the variance.
+        embedding_norm: normalise the embeddings before the first block.
+        positions: "learned", "rotary" (Su et al. 2021, arXiv:2104.09864), "relative" (the bucketed
+            bias of T5, Raffel et al. 2020, arXiv:1910.10683) or "none".
+        rotary_base: wavelength base of the rotary positions.
+        relative_buckets: buckets of the relative bias.
+        relative_max_distance: distance beyond which all share the last bucket.
+        activation: of the feed-forward layer; "swiglu" and "geglu" (Shazeer 2020,
+            arXiv:2002.05202) have a third matrix.
+        biases: additive biases in the projections and in LayerNorm.
+        tied_embeddings: the head uses the token embeddings as its vocabulary matrix.
+        head_transform: a dense layer, activation and norm before the vocabulary matrix, as in BERT.
+        head_bias: a bias over the vocabulary.
+        attention_scale: factor on the attention scores; 0 means ``head_width ** -0.5``.
+        dropout: on the embeddings and on the output of each sublayer.
+        attention_dropout: on the attention probabilities; not available in fused kernels.
+        init_scale: standard deviation of the initial weights.
+        dtype: of the computation; the parameters are float32 always. "auto" is bfloat16 on a TPU
+            or GPU and float32 on a CPU.
+        attention: "xla", "cudnn" (the fused kernel, GPU and 16-bit only) or "auto".
+        scan_layers: one compiled block for all layers; turn off to unroll.
+        remat: what the backward pass recomputes: "none", "dots" (all but the matrix products) or
+            "full" (everything inside a block).
+
+    Raises:
+        UserError: values that do not fit together.
+    """
+
+    vocab_size: int = field(default=0, metadata={"config": False})
+    width: int = 256
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 0
+    head_width: int = 0
+    mlp_width: int = 0
+    max_length: int = 512
+    embedding_width: int = 0
+    token_types: int = 0
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    norm_position: Literal["pre", "post"] = "pre"
+    norm_epsilon: float = 1e-5
+    embedding_norm: bool = False
+    positions: Literal["learned", "rotary", "relative", "none"] = "rotary"
+    rotary_base: float = 10_000.0
+    relative_buckets: int = 32
+    relative_max_distance: int = 128
+    activation: Literal["gelu", "gelu_tanh", "relu", "swiglu", "geglu"] = "gelu"
+    biases: bool = True
+    tied_embeddings: bool = True
+    head_transform: bool = False
+    head_bias: bool = False
+    attention_scale: float = 0.0
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    init_scale: float = 0.02
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    attention: Literal["auto", "xla", "cudnn"] = "auto"
+    scan_layers: bool = True
+    remat: Literal["none", "dots", "full"] = "none"
+
+    def __post_init__(self):
+        for name in ("width", "layers", "heads", "max_length"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name} is {getattr(self, name)}: it must be at least 1")
+        for name in ("kv_heads", "head_width", "mlp_width", "embedding_width", "token_types"):
+            if getattr(self, name) < 0:
+                raise UserError(f"model.{name} is {getattr(self, name)}: it must not be negative")
+        for name in ("dropout", "attention_dropout"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise UserError(f"model.{name} is {getattr(self, name)}: it must be in [0, 1)")
+        for name in ("norm_epsilon", "init_scale", "rotary_base"):
+            if not getattr(self, name) > 0.0:
+                raise UserError(f"model.{name} is {getattr(self, name)}: it must be above 0")
+        if not self.head_width and self.width % self.heads:
+            raise UserError(
+                f"model.heads is {self.heads}, which does not divide model.width {self.width}: "
+                "choose a divisor, or set model.head_width"
+            )
+        if self.kv_heads and self.heads % self.kv_heads:
+            raise UserError(
+                f"model.kv_heads is {self.kv_heads}, which does not divide model.heads "
+                f"{self.heads}: choose a divisor, or 0 for as many"
+            )
+        if self.positions == "rotary" and self.size_of_head % 2:
+            raise UserError(
+                f"model.positions is 'rotary', which turns pairs, and the head width is "
+                f"{self.size_of_head}, an odd number: make width / heads even"
+            )
+        if self.positions == "relative" and (
+            self.relative_buckets < 4
+            or self.relative_buckets % 4
+            or self.relative_max_distance <= self.relative_buckets // 4
+        ):
+            raise UserError(
+                f"model.relative_buckets is {self.relative_buckets} and relative_max_distance "
+                f"{self.relative_max_distance}: buckets must be a multiple of 4, and the distance "
+                "above a quarter of them"
+            )
+        if self.size_of_embedding != self.width and not self.head_transform:
+            raise UserError(
+                f"model.embedding_width is {self.embedding_width} and model.width {self.width}: "
+                "different sizes need model.head_transform=True to come back to the embedding's"
+            )
+
+    @property
+    def size_of_head(self) -> int:
+        """Size of one attention head."""
+        return self.head_width or self.width // self.heads
+
+    @property
+    def size_of_mlp(self) -> int:
+        """Hidden size of the feed-forward layer."""
+        return self.mlp_width or 4 * self.width
+
+    @property
+    def size_of_embedding(self) -> int:
+        """Size of a token embedding."""
+        return self.embedding_width or self.width
+
+    @property
+    def number_of_kv_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.kv_heads or self.heads
+
+    @property
+    def gated(self) -> bool:
+        """Whether the feed-forward layer has a gate matrix."""
+        return self.activation in ("swiglu", "geglu")

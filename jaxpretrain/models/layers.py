@@ -1,0 +1,190 @@
+"""The parts of a Transformer block, as Flax NNX modules.
+
+Every parameter carries the logical names of its axes in its metadata, as `axes`; `sharding.py`
+turns the names into a placement. Parameters are float32 and are cast to the computing type where
+they are used.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxpretrain.models.attention import attention, relative_buckets, rotate, row_dropout
+from jaxpretrain.models.config import TransformerConfig
+from jaxpretrain.types import Array
+
+ACTIVATIONS = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+    "swiglu": jax.nn.silu,
+    "geglu": lambda x: jax.nn.gelu(x, approximate=True),
+}
+
+
+class Dense(nnx.Module):
+    """A matrix product over the last axes of the input, with an optional bias.
+
+    Args:
+        shape_in: sizes of the input axes that are summed over.
+        shape_out: sizes of the output axes.
+        axes: logical names of ``shape_in + shape_out``.
+        bias: whether to add one.
+        scale: standard deviation of the initial kernel (truncated normal).
+        rngs: where the initial values come from.
+    """
+
+    def __init__(self, shape_in, shape_out, axes, *, bias: bool, scale: float, rngs: nnx.Rngs):
+        initial = jax.nn.initializers.truncated_normal(scale)
+        self.kernel = nnx.Param(initial(rngs.params(), shape_in + shape_out), axes=axes)
+        self.bias = nnx.Param(jnp.zeros(shape_out), axes=axes[len(shape_in) :]) if bias else None
+        self.dims = len(shape_in)
+
+    def __call__(self, x: Array) -> Array:
+        kernel = self.kernel[...].astype(x.dtype)
+        y = jnp.tensordot(x, kernel, axes=self.dims)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class Norm(nnx.Module):
+    """LayerNorm (Ba et al. 2016, arXiv:1607.06450) or RMSNorm, computed in float32."""
+
+    def __init__(self, width: int, config: TransformerConfig):
+        self.scale = nnx.Param(jnp.ones(width), axes=("norm",))
+        self.centred = config.norm == "layernorm"
+        with_bias = self.centred and config.biases
+        self.bias = nnx.Param(jnp.zeros(width), axes=("norm",)) if with_bias else None
+        self.epsilon = config.norm_epsilon
+
+    def __call__(self, x: Array) -> Array:
+        y = x.astype(jnp.float32)
+        if self.centred:
+            y = y - jnp.mean(y, axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.epsilon)
+        y = y * self.scale[...]
+        if self.bias is not None:
+            y = y + self.bias[...]
+        return y.astype(x.dtype)
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head self-attention (Vaswani et al. 2017, arXiv:1706.03762) with grouped queries."""
+
+    def __init__(self, config: TransformerConfig, *, output_scale: float, rngs: nnx.Rngs):
+        width, heads, size = config.width, config.heads, config.size_of_head
+        groups = config.number_of_kv_heads
+        common = {"bias": config.biases, "rngs": rngs}
+        scale = config.init_scale
+        axes, kv_axes = ("width", "heads", "head"), ("width", "kv_heads", "head")
+        self.query = Dense((width,), (heads, size), axes, scale=scale, **common)
+        self.key = Dense((width,), (groups, size), kv_axes, scale=scale, **common)
+        self.value = Dense((width,), (groups, size), kv_axes, scale=scale, **common)
+        out_axes = ("heads", "head", "width")
+        self.output = Dense((heads, size), (width,), out_axes, scale=output_scale, **common)
+        self.config = config
+
+    def __call__(
+        self, x: Array, *, mask: Array, bias: Array | None, positions: Array, keys: Array | None
+    ) -> Array:
+        config = self.config
+        query, key, value = self.query(x), self.key(x), self.value(x)
+        if config.positions == "rotary":
+            query = rotate(query, positions, config.rotary_base)
+            key = rotate(key, positions, config.rotary_base)
+        mixed = attention(
+            query,
+            key,
+            value,
+            mask_B1TS=mask,
+            bias_1NTS=bias,
+            scale=config.attention_scale or config.size_of_head**-0.5,
+            implementation=config.attention,
+            dropout=config.attention_dropout,
+            dropout_keys=keys,
+        )
+        return self.output(mixed)
+
+
+class FeedForward(nnx.Module):
+    """The two-matrix feed-forward layer, or the three-matrix gated one."""
+
+    def __init__(self, config: TransformerConfig, *, output_scale: float, rngs: nnx.Rngs):
+        width, hidden = config.width, config.size_of_mlp
+        common = {"bias": config.biases, "rngs": rngs}
+        axes, scale = ("width", "mlp"), config.init_scale
+        self.up = Dense((width,), (hidden,), axes, scale=scale, **common)
+        self.gate = (
+            Dense((width,), (hidden,), axes, scale=scale, **common) if config.gated else None
+        )
+        self.down = Dense((hidden,), (width,), ("mlp", "width"), scale=output_scale, **common)
+        self.activation = config.activation
+
+    def __call__(self, x: Array) -> Array:
+        activate = ACTIVATIONS[self.activation]
+        if self.gate is None:
+            return self.down(activate(self.up(x)))
+        return self.down(activate(self.gate(x)) * self.up(x))
+
+
+class Block(nnx.Module):
+    """Attention and feed-forward, each with its norm, residual and dropout."""
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        # GPT-2's rule: what is added to the stream shrinks with the number of additions.
+        deep = (2 * config.layers) ** -0.5 if config.norm_position == "pre" else 1.0
+        output_scale = config.init_scale * deep
+        self.attention_norm = Norm(config.width, config)
+        self.attention = SelfAttention(config, output_scale=output_scale, rngs=rngs)
+        self.mlp_norm = Norm(config.width, config)
+        self.mlp = FeedForward(config, output_scale=output_scale, rngs=rngs)
+        self.config = config
+
+    def __call__(self, x: Array, *, mask, bias, positions, keys) -> Array:
+        """Maps the stream ``[rows, length, width]`` to itself; `keys` are one per row or None."""
+        config = self.config
+        inner, first, second = (None, None, None) if keys is None else split_keys(keys, 3)
+
+        def attend(y):
+            y = self.attention(y, mask=mask, bias=bias, positions=positions, keys=inner)
+            return row_dropout(y, config.dropout, first)
+
+        def feed(y):
+            return row_dropout(self.mlp(y), config.dropout, second)
+
+        if config.norm_position == "pre":
+            x = x + attend(self.attention_norm(x))
+            return x + feed(self.mlp_norm(x))
+        x = self.attention_norm(x + attend(x))
+        return self.mlp_norm(x + feed(x))
+
+
+class RelativeBias(nnx.Module):
+    """T5's learned bias by head and bucketed distance, shared by all layers."""
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        initial = jax.nn.initializers.truncated_normal(config.init_scale)
+        shape = (config.relative_buckets, config.heads)
+        self.embedding = nnx.Param(initial(rngs.params(), shape), axes=("buckets", "heads"))
+        self.max_distance = config.relative_max_distance
+
+    def __call__(self, length: int) -> Array:
+        """The bias on the scores, float32 ``[1, heads, length, length]``."""
+        table = self.embedding[...]
+        buckets = relative_buckets(length, table.shape[0], self.max_distance)
+        return jnp.transpose(table[buckets], (2, 0, 1))[None]
+
+
+class Embed(nnx.Module):
+    """A table of vectors, looked up by number."""
+
+    def __init__(self, rows: int, width: int, axes, *, scale: float, rngs: nnx.Rngs):
+        initial = jax.nn.initializers.truncated_normal(scale)
+        self.embedding = nnx.Param(initial(rngs.params(), (rows, width)), axes=axes)
+
+    def __call__(self, ids: Array) -> Array:
+        return jnp.take(self.embedding[...], ids, axis=0)
+
+
+def split_keys(keys: Array, parts: int) -> tuple[Array, ...]:
+    """Independent keys for `parts` uses from one key per row."""
+    return tuple(jax.vmap(jax.random.fold_in, (0, None))(keys, part) for part in range(parts))

@@ -1,0 +1,251 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpretrain.errors import UserError
+from jaxpretrain.models.attention import attention, relative_buckets, rotate, visibility_mask
+from jaxpretrain.models.config import TransformerConfig
+from jaxpretrain.models.presets import PRESETS
+from jaxpretrain.models.transformer import Backbone
+from support.small import small_backbone, small_batch, small_vocab
+
+VOCAB = small_vocab()
+BATCH = small_batch(0, VOCAB, rows=6, length=24)
+# float32 rounding of a few hundred operations on values of order 1.
+ROUNDING = 2e-5
+
+
+def hidden(backbone, params, batch=BATCH, visibility="full", **more):
+    encode = jax.jit(backbone.encode, static_argnames="visibility")
+    return np.asarray(
+        encode(params, batch.tokens, batch.segments, batch.positions, visibility=visibility, **more)
+    )
+
+
+@pytest.fixture(scope="module")
+def model():
+    backbone = small_backbone(VOCAB)
+    return backbone, backbone.init(jax.random.key(0))
+
+
+def test_mask_is_the_formula():
+    rng = np.random.default_rng(0)
+    segments = np.sort(rng.integers(0, 3, (4, 9)), axis=1)[:, ::-1].copy()
+    prefix = rng.integers(0, 10, 4)
+    for visibility in ("causal", "full", "prefix"):
+        mask = np.asarray(visibility_mask(segments, prefix, visibility))
+        edge = {"causal": np.zeros(4), "full": np.full(4, 9), "prefix": prefix}[visibility]
+        for b in range(4):
+            for q in range(9):
+                for k in range(9):
+                    expected = segments[b, q] == segments[b, k] and (k <= q or k < edge[b])
+                    assert mask[b, 0, q, k] == expected
+
+
+@pytest.mark.parametrize("positions", ["learned", "rotary", "relative", "none"])
+def test_causal_outputs_do_not_move_with_later_tokens(positions):
+    backbone = small_backbone(VOCAB, positions=positions)
+    params = backbone.init(jax.random.key(1))
+    before = hidden(backbone, params, visibility="causal")
+    for place in (5, 12, 23):
+        changed = BATCH.tokens.copy()
+        changed[:, place] = VOCAB.first_regular + (changed[:, place] + 7) % 40
+        after = hidden(backbone, params, BATCH._replace(tokens=changed), "causal")
+        np.testing.assert_array_equal(before[:, :place], after[:, :place])
+        assert np.abs(before[:, place] - after[:, place]).max() > 1e-3
+
+
+@pytest.mark.parametrize("visibility", ["full", "causal"])
+def test_documents_in_a_row_do_not_see_each_other(model, visibility):
+    before = hidden(*model, visibility=visibility)
+    row = next(r for r in range(6) if BATCH.segments[r].max() >= 2)
+    inside = BATCH.segments[row] == 2
+    changed = BATCH.tokens.copy()
+    changed[row, inside] = VOCAB.first_regular + 1
+    after = hidden(*model, BATCH._replace(tokens=changed), visibility)
+    np.testing.assert_array_equal(before[row][~inside], after[row][~inside])
+    assert np.abs(before[row][inside] - after[row][inside]).max() > 1e-3
+
+
+def test_full_visibility_sees_both_sides_and_prefix_up_to_its_end(model):
+    batch = BATCH._replace(
+        segments=np.ones_like(BATCH.segments),
+        positions=np.tile(np.arange(24, dtype=np.int32), (6, 1)),
+    )
+    changed = batch.tokens.copy()
+    changed[:, 10] = VOCAB.first_regular + (changed[:, 10] + 7) % 40
+    changed = batch._replace(tokens=changed)
+    moved = np.abs(hidden(*model, batch) - hidden(*model, changed)).max(-1)
+    assert (moved > 1e-6).all()
+    for edge, first in ((11, 0), (10, 10)):
+        prefix = jnp.full(6, edge)
+        a = hidden(*model, batch, "prefix", prefix=prefix)
+        b = hidden(*model, changed, "prefix", prefix=prefix)
+        moved = np.abs(a - b).max(-1)
+        assert (moved[:, first:] > 1e-6).all() and (moved[:, :first] == 0).all()
+
+
+def test_padding_has_no_influence(model):
+    row = 2
+    real = int((BATCH.segments[row] > 0).sum())
+    assert real < 24
+    short = jax.tree.map(lambda x: x[row : row + 1, :real] if x.ndim == 2 else x, BATCH)
+    # Another length sums in another order.
+    np.testing.assert_allclose(
+        hidden(*model)[row, :real], hidden(*model, short)[0], rtol=0, atol=ROUNDING
+    )
+
+
+def test_scanned_unrolled_and_rematerialised_layers_agree():
+    keys = jax.random.split(jax.random.key(3), 6)
+    results = []
+    for scan, how in ((True, "none"), (False, "none"), (True, "dots"), (False, "full")):
+        backbone = small_backbone(VOCAB, layers=2, scan_layers=scan, remat=how, dropout=0.1)
+        params = backbone.init(jax.random.key(0))
+
+        def loss(params, backbone=backbone):
+            y = backbone.encode(
+                params,
+                BATCH.tokens,
+                BATCH.segments,
+                BATCH.positions,
+                visibility="causal",
+                keys=keys,
+            )
+            return jnp.mean(jnp.square(backbone.logits(params, y)))
+
+        results.append(jax.jit(jax.value_and_grad(loss))(params))
+    for other in results[1:]:
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), results[0], other
+        )
+
+
+def test_grouped_heads_equal_full_heads_with_repeated_keys():
+    rng = np.random.default_rng(0)
+    query = rng.normal(size=(2, 7, 6, 8)).astype(np.float32)
+    key, value = rng.normal(size=(2, 2, 7, 2, 8)).astype(np.float32)
+    mask = visibility_mask(np.ones((2, 7), int), None, "causal")
+    out = attention(query, key, value, mask_B1TS=mask, scale=0.3)
+    key, value = (np.repeat(x, 3, axis=2).astype(np.float64) for x in (key, value))
+    scores = np.einsum("btnh,bsnh->bnts", query.astype(np.float64), key) * 0.3
+    scores = np.where(np.asarray(mask), scores, -np.inf)
+    p = np.exp(scores - scores.max(-1, keepdims=True))
+    expected = np.einsum("bnts,bsnh->btnh", p / p.sum(-1, keepdims=True), value)
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    # The path with dropout keys, at a rate that drops next to nothing, is the same function.
+    keys = jax.random.split(jax.random.key(0), 2)
+    plain = attention(
+        query, key[:, :, ::3].astype(np.float32), value[:, :, ::3].astype(np.float32),
+        mask_B1TS=mask, scale=0.3, dropout=1e-9, dropout_keys=keys,
+    )  # fmt: skip
+    np.testing.assert_allclose(plain, expected, atol=1e-5)
+
+
+def test_rotary_scores_depend_on_the_distance_only():
+    rng = np.random.default_rng(0)
+    q, k = rng.normal(size=(2, 1, 1, 1, 16)).astype(np.float32)
+
+    def score(i, j):
+        a, b = rotate(q, jnp.array([[i]]), 100.0), rotate(k, jnp.array([[j]]), 100.0)
+        return float(jnp.sum(a * b))
+
+    assert score(3, 1) == pytest.approx(score(40, 38), abs=1e-4)
+    assert abs(score(3, 1) - score(1, 3)) > 1e-2
+    # Pair i turns by base ** (-i / half) a position: the closed form for one head.
+    half, angle = 8, 5 * 100.0 ** (-np.arange(8) / 8)
+    first, second = np.split(np.asarray(q).ravel(), 2)
+    expected = np.concatenate(
+        [
+            first * np.cos(angle) - second * np.sin(angle),
+            second * np.cos(angle) + first * np.sin(angle),
+        ]
+    )
+    assert half == len(first)
+    np.testing.assert_allclose(
+        np.asarray(rotate(q, jnp.array([[5]]), 100.0)).ravel(), expected, atol=1e-5
+    )
+
+
+def test_relative_buckets_are_those_of_the_paper():
+    # T5: 32 buckets, distance 128. Below 8 each distance has a bucket; from 8 on they grow
+    # logarithmically, 8 * 2 ** (i / 2) being the first distance of bucket 8 + i; later keys use
+    # the upper 16.
+    buckets = np.asarray(relative_buckets(300, 32, 128))
+    edges = [8, 12, 16, 23, 32, 46, 64, 91]
+    for distance in range(300):
+        near = distance if distance < 8 else 7 + sum(distance >= e for e in edges)
+        assert buckets[299, 299 - distance] == near
+        assert buckets[0, distance] == (near + 16 if distance else 0)
+
+
+def test_dropout_is_keyed_by_the_row_and_by_nothing_else():
+    backbone = small_backbone(VOCAB, dropout=0.2, attention_dropout=0.2)
+    params = backbone.init(jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), 6)
+    together = hidden(backbone, params, keys=keys)
+    half = jax.tree.map(lambda x: x[3:], BATCH)
+    apart = hidden(backbone, params, half, keys=keys[3:])
+    np.testing.assert_allclose(together[3:], apart, atol=ROUNDING)
+    assert np.abs(together - hidden(backbone, params)).max() > 0.1
+    other = hidden(backbone, params, keys=jax.random.split(jax.random.key(2), 6))
+    assert np.abs(together - other).max() > 0.1
+
+
+def test_dropout_drops_its_rate_and_keeps_the_mean():
+    from jaxpretrain.models.attention import row_dropout
+
+    keys = jax.random.split(jax.random.key(0), 50)
+    y = np.asarray(row_dropout(jnp.ones((50, 1000)), 0.3, keys))
+    # 50,000 draws: four standard errors of a share are 0.0082.
+    assert (y == 0).mean() == pytest.approx(0.3, abs=0.0082)
+    np.testing.assert_allclose(y[y > 0], 1 / 0.7, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_presets_have_the_published_number_of_parameters(name):
+    # Without vocabulary, position and type tables and heads: what the papers' blocks come to.
+    config = TransformerConfig(vocab_size=100, **PRESETS[name])
+    abstract = jax.eval_shape(Backbone(config).init, jax.random.key(0))
+    blocks = sum(leaf.size for leaf in jax.tree.leaves(abstract["blocks"]))
+    expected = {
+        "base": 4 * (12 * 256**2 + 2 * 256),
+        "bert": 12 * (12 * 768**2 + 13 * 768),
+        "gpt2": 12 * (12 * 768**2 + 13 * 768),
+        "llama": 16 * (2 * 2048**2 + 2 * 2048 * 512 + 3 * 2048 * 8192 + 2 * 2048),
+        "t5": 12 * (4 * 768**2 + 3 * 768 * 2048 + 2 * 768),
+        "electra": 12 * (12 * 256**2 + 13 * 256),
+        "modernbert": 22 * (4 * 768**2 + 3 * 768 * 1152 + 2 * 768),
+    }
+    assert blocks == expected[name]
+
+
+def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
+    backbone = small_backbone(VOCAB, dtype="bfloat16")
+    params = backbone.init(jax.random.key(0))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+    y = backbone.encode(params, BATCH.tokens, BATCH.segments, BATCH.positions, visibility="causal")
+    assert y.dtype == jnp.bfloat16 and backbone.logits(params, y).dtype == jnp.float32
+    exact = hidden(small_backbone(VOCAB), params, visibility="causal")
+    # 8 bits of mantissa: errors of some 2 ** -8 of values of order 1, a few times over.
+    np.testing.assert_allclose(np.asarray(y, np.float32), exact, atol=0.06)
+
+
+@pytest.mark.parametrize(
+    ("switches", "numbers"),
+    [
+        ({"width": 30, "heads": 4}, ("30", "4")),
+        ({"heads": 4, "kv_heads": 3}, ("3", "4")),
+        ({"width": 12, "heads": 4, "positions": "rotary"}, ("3",)),
+        ({"embedding_width": 16, "width": 32}, ("16", "32")),
+        ({"dropout": 1.5}, ("1.5",)),
+        ({"layers": 0}, ("0",)),
+    ],
+)
+def test_values_that_do_not_fit_are_named_with_their_numbers(switches, numbers):
+    with pytest.raises(UserError) as error:
+        TransformerConfig(vocab_size=10, **switches)
+    for number in numbers:
+        assert number in str(error.value)
+    assert "\n" not in str(error.value)
