@@ -1,0 +1,34 @@
+"""Causal language modelling."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+
+from jaxpretrain.objectives.base import Objective
+from jaxpretrain.types import Batch, Example
+
+
+@dataclass(frozen=True, kw_only=True)
+class CLM(Objective):
+    """Predict each token from those before it (GPT: Radford et al. 2018, 2019).
+
+    Documents in a packed row do not see each other, and the first token of a document is not
+    predicted from the document before it. The end of a document is predicted.
+    """
+
+    name = "clm"
+    visibility = "causal"
+    is_likelihood = True
+
+    def corrupt(self, keys, batch: Batch, *, train: bool, progress) -> Example:
+        """See `Objective.corrupt`. Nothing is hidden; slot ``i`` predicts token ``i + 1``."""
+        ahead = jnp.roll(batch.segments, -1, axis=1).at[:, -1].set(0)
+        return Example(
+            inputs=batch.tokens,
+            segments=batch.segments,
+            positions=batch.positions,
+            prefix=None,
+            targets=jnp.roll(batch.tokens, -1, axis=1),
+            slots=None,
+            weights=((ahead == batch.segments) & (ahead > 0)).astype(jnp.float32),
+        )
