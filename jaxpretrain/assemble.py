@@ -1,0 +1,146 @@
+"""From a complete config to the pieces that training and evaluation work with."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from jaxpretrain import config as config_lib
+from jaxpretrain.data.order import Order
+from jaxpretrain.data.pipeline import eval_batches, to_device, train_batches
+from jaxpretrain.data.prepare import prepare
+from jaxpretrain.data.rows import DocumentRows, PackedRows
+from jaxpretrain.data.store import Store
+from jaxpretrain.errors import UserError
+from jaxpretrain.models.transformer import Backbone
+from jaxpretrain.objectives import Objective
+from jaxpretrain.optim import Optimizer
+from jaxpretrain.sharding import batch_sharding, check_batch, make_mesh
+from jaxpretrain.state import TrainState, abstract_state
+from jaxpretrain.types import Batch
+
+VIEWS = {"packed": PackedRows, "document": DocumentRows}
+
+
+class Pieces(NamedTuple):
+    """Everything that a config and a store determine; nothing is compiled yet."""
+
+    config: ConfigDict
+    store: Store
+    objective: Objective
+    optimizer: Optimizer
+    mesh: Mesh
+    abstract: TrainState
+
+
+def store_path(config: ConfigDict) -> Path:
+    """Where the config's token store is: `store.path`, or a folder named after what is in it."""
+    if config.store.path:
+        return Path(config.store.path)
+    content = {
+        "source": config.source.to_dict(),
+        "tokenizer": config.tokenizer.to_dict(),
+        "fractions": [config.store.validation_fraction, config.store.test_fraction],
+    }
+    if config.source.name == "mixture":  # weights are applied when reading
+        for part in content["source"]["parts"].values():
+            del part["weight"]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return Path("runs/stores") / f"{config.source.name}-{digest[:10]}"
+
+
+def prepare_store(config: ConfigDict, *, overwrite: bool = False) -> Store:
+    """The ``prepare`` command: source → tokenizer → token store."""
+    named, _ = config_lib.sources(config)
+    return prepare(
+        store_path(config),
+        sources=named,
+        tokenizer_args=config.tokenizer.to_dict(),
+        validation_fraction=config.store.validation_fraction,
+        test_fraction=config.store.test_fraction,
+        workers=config.store.workers,
+        overwrite=overwrite,
+    )
+
+
+def assemble(config: ConfigDict, *, verify: bool = False) -> Pieces:
+    """Opens the store and makes the objective, optimizer, mesh and the shapes of the state.
+
+    Args:
+        config: complete.
+        verify: check the checksum of every file of the store.
+
+    Raises:
+        UserError: no store yet, a damaged one, or values that do not fit this machine.
+    """
+    path = store_path(config)
+    if not (path / "manifest.json").exists():
+        raise UserError(
+            f"there is no token store at {path}: run 'jaxpretrain prepare' with the same --config"
+        )
+    store = Store.open(path, verify=verify)
+    mesh = make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
+    check_batch(mesh, config.data.batch_size, config.train.microbatches)
+    vocab = store.tokenizer.vocab
+    backbone = Backbone(config_lib.model_config(config, vocab.size))
+    objective = config_lib.make_objective(config).bind(backbone, vocab)
+    optimizer = config_lib.optimizer(config)
+    abstract = abstract_state(objective, optimizer, mesh, config.mesh.rules.to_dict())
+    return Pieces(config, store, objective, optimizer, mesh, abstract)
+
+
+def training_batches(pieces: Pieces, start: int, stop: int) -> Iterator[Batch]:
+    """The batches of steps ``[start, stop)``, on the devices."""
+    config, objective = pieces.config, pieces.objective
+    sets = pieces.store.sets("train")
+    rows = VIEWS[objective.view](sets, config.data.length)
+    _, weights = config_lib.sources(config)
+    if weights is not None:
+        weights = [weights[token_set.name] for token_set in sets]
+    order = Order(rows.rows_per_set, weights=weights, seed=config.seed, names=rows.names)
+    batches = train_batches(
+        rows,
+        order,
+        batch_size=config.data.batch_size,
+        start_step=start,
+        stop_step=stop,
+        pad_id=objective.vocab.pad,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        loader=config.data.loader,
+    )
+    return to_device(batches, batch_sharding(pieces.mesh), config.data.prefetch)
+
+
+def held_out_batches(pieces: Pieces, split: str) -> Iterator[Batch]:
+    """All rows of a held-out split, on the devices."""
+    config, objective = pieces.config, pieces.objective
+    rows = VIEWS[objective.view](pieces.store.sets(split), config.data.length)
+    batches = eval_batches(
+        rows,
+        batch_size=config.data.batch_size,
+        pad_id=objective.vocab.pad,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        loader="threads",  # nothing to gain from tf.data for a few batches
+    )
+    return to_device(batches, batch_sharding(pieces.mesh), config.data.prefetch)
+
+
+def training_counts(pieces: Pieces) -> np.ndarray:
+    """How often each token is read in training, up to a factor: ``[vocab]`` float64.
+
+    In a mixture each source counts by its weight.
+    """
+    sets = pieces.store.sets("train")
+    _, weights = config_lib.sources(pieces.config)
+    if weights is None:
+        return sum(np.asarray(s.vocab_counts, np.float64) for s in sets)
+    tokens, whole = sum(s.tokens_total for s in sets), sum(weights.values())
+    return sum(s.vocab_counts * (weights[s.name] / whole * tokens / s.tokens_total) for s in sets)

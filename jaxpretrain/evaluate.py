@@ -1,0 +1,101 @@
+"""The ``evaluate`` command: a finished run, measured on held-out documents and shown."""
+
+import json
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxpretrain.assemble import Pieces, assemble
+from jaxpretrain.checkpoint import Checkpoints
+from jaxpretrain.config import complete, override
+from jaxpretrain.errors import UserError
+from jaxpretrain.evaluation.samples import continue_text, fill_gaps
+from jaxpretrain.train import Evaluator
+
+
+def evaluate(
+    workdir: Path, *, split: str = "test", which: str = "best", overrides: dict[str, str]
+) -> dict:
+    """Measures a run's checkpoint on a held-out split and prints what a person wants to see.
+
+    Args:
+        workdir: folder of the run.
+        split: "test" or "validation".
+        which: the "best" checkpoint by validation loss, or the "latest".
+        overrides: dotted keys and text on top of the run's stored config.
+
+    Returns:
+        What ``evaluation.json`` in the workdir then holds.
+
+    Raises:
+        UserError: the folder holds no run, or no checkpoint yet.
+    """
+    if not (workdir / "config.json").exists():
+        raise UserError(f"{workdir} holds no run: train first, or give the --workdir of a run")
+    raw = json.loads((workdir / "config.json").read_text())
+    for key, text in overrides.items():
+        override(raw, key, text)
+    pieces = assemble(complete(raw))
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    step = checkpoints.best() if which == "best" else checkpoints.latest()
+    if step is None:
+        raise UserError(f"{workdir} holds no checkpoint yet: train first")
+    params = checkpoints.restore(step, pieces.abstract).params
+    checkpoints.close()
+    result = Evaluator(pieces, split)(params)
+    found = {"split": split, "checkpoint": which, "step": step, **result._asdict()}
+    (workdir / "evaluation.json").write_text(json.dumps(found, indent=2) + "\n")
+    for line in describe(pieces, found):
+        print(line)
+    for line in examples(pieces, params, split):
+        print(line)
+    if (workdir / "loss.png").exists():
+        print(f"\ncurves     {workdir}/loss.png   (tensorboard --logdir {workdir}/tensorboard)")
+    return found
+
+
+def describe(pieces: Pieces, found: dict) -> list[str]:
+    """The numbers of an evaluation as lines to read."""
+    per_byte = found["bits_per_byte"], found["bits_per_hidden_byte"]
+    below = found["unigram_loss"] - found["loss"]
+    lines = [
+        "",
+        f"held-out {found['split']} documents, {found['checkpoint']} checkpoint (step "
+        f"{found['step']}), {found['predicted']:,} predicted tokens",
+        f"  loss            {found['loss']:.4f} nats per token "
+        f"(perplexity {math.exp(min(found['loss'], 700)):.1f})",
+        f"  unigram model   {found['unigram_loss']:.4f} nats per token on the same targets; "
+        + (f"{below:.4f} above this model" if below > 0 else "this model is NOT better"),
+        f"  accuracy        {found['accuracy']:.1%}",
+    ]
+    if per_byte[0] is not None:
+        lines.append(f"  bits per byte   {per_byte[0]:.4f}")
+    elif per_byte[1] is not None:
+        lines.append(
+            f"  bits per byte   {per_byte[1]:.4f} of the hidden text, given the visible text "
+            "(not a likelihood of the whole)"
+        )
+    return lines
+
+
+def examples(pieces: Pieces, params: dict, split: str, count: int = 5) -> list[str]:
+    """A few predictions on held-out sentences as lines to read."""
+    objective, tokenizer = pieces.objective, pieces.store.tokenizer
+    if objective.view != "packed":
+        return []
+    tokens = np.concatenate(
+        [s.read(0, min(s.tokens_total, 50_000)) for s in pieces.store.sets(split)]
+    )
+    params = jax.device_get(params)
+    shared = {"count": count, "length": pieces.config.data.length, "seed": pieces.config.seed}
+    lines = []
+    if objective.visibility == "full":
+        for gap in fill_gaps(objective, params, tokenizer, tokens, **shared):
+            guesses = ", ".join(f"{word!r} {p:.0%}" for word, p in gap.candidates)
+            lines += ["", f"  {gap.text}", f"    {guesses}   (was {gap.truth!r})"]
+        return ["\nhidden words filled in:"] + lines if lines else []
+    for given, added in continue_text(objective, params, tokenizer, tokens, **shared):
+        lines += ["", f"  {given.strip()!r} →", f"    {added!r}"]
+    return ["\nsentences continued:"] + lines if lines else []

@@ -1,0 +1,167 @@
+"""Examples to look at: gaps filled in by a masked model, sentences continued by a causal one."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpretrain.data.tokenizer import Tokenizer
+from jaxpretrain.objectives.base import Objective
+
+
+class Gap(NamedTuple):
+    """A sentence with one word hidden.
+
+    Attributes:
+        text: the sentence, ``[MASK]`` in the place of the word.
+        truth: the word.
+        candidates: the likeliest words with their probabilities, best first.
+    """
+
+    text: str
+    truth: str
+    candidates: list[tuple[str, float]]
+
+
+def sentences(tokens: np.ndarray, vocab, *, shortest: int, longest: int) -> list[np.ndarray]:
+    """Cuts a run of tokens into its sentences, as arrays of token ids.
+
+    Args:
+        tokens: int ``[n]``, ordinary and special pieces.
+        vocab: the vocabulary.
+        shortest: fewest tokens of a sentence to keep.
+        longest: most tokens of a sentence to keep.
+    """
+    ends = vocab.is_sentence_end[tokens] | (tokens < vocab.first_regular)
+    cuts = np.flatnonzero(ends) + 1
+    parts = np.split(tokens, cuts)
+    parts = [part[part >= vocab.first_regular] for part in parts]
+    return [part for part in parts if shortest <= len(part) <= longest]
+
+
+def fill_gaps(
+    objective: Objective,
+    params: dict,
+    tokenizer: Tokenizer,
+    tokens: np.ndarray,
+    *,
+    count: int,
+    length: int,
+    seed: int = 0,
+    top: int = 3,
+) -> list[Gap]:
+    """Hides a word in each of a few held-out sentences and asks the model for it.
+
+    Args:
+        objective: an objective with two-sided visibility, bound.
+        params: the parameters.
+        tokenizer: of the store.
+        tokens: int ``[n]`` held-out tokens.
+        count: how many sentences.
+        length: longest row that the model is asked to read.
+        seed: which sentences and words.
+        top: how many candidates.
+    """
+    vocab = tokenizer.vocab
+    is_word = np.array([len(word) >= 3 and word.isalpha() for word in _words(tokenizer)])
+    rng = np.random.default_rng(seed)
+    found = sentences(tokens, vocab, shortest=8, longest=min(length - 2, 32))
+    rows, places = [], []
+    for index in rng.permutation(len(found)):
+        sentence = found[index]
+        # One piece that is a whole word: it begins one, and what follows begins another.
+        whole = vocab.is_word_start[sentence] & is_word[sentence]
+        whole[:-1] &= vocab.is_word_start[sentence[1:]]
+        places_here = np.flatnonzero(whole)
+        if len(places_here) and len(rows) < count:
+            rows.append(np.concatenate([[vocab.bos], sentence, [vocab.eos]]))
+            places.append(1 + rng.choice(places_here))
+    if not rows:
+        return []
+    inputs, segments = _pad(rows, length, vocab.pad)
+    truths = inputs[np.arange(len(rows)), places]
+    inputs[np.arange(len(rows)), places] = vocab.mask
+    probabilities = jax.nn.softmax(
+        _logits(objective, params, inputs, segments, np.asarray(places)), axis=-1
+    )
+    probabilities = np.asarray(probabilities)
+    gaps = []
+    for row, place, truth, p in zip(rows, places, truths, probabilities, strict=True):
+        before, after = (
+            tokenizer.decode(part.tolist()) for part in (row[:place], row[place + 1 :])
+        )
+        best = np.argsort(-p)[:top]
+        gaps.append(
+            Gap(
+                text=" ".join(f"{before} [MASK]{_glue(tokenizer, row[place + 1])}{after}".split()),
+                truth=tokenizer.decode([int(truth)]).strip(),
+                candidates=[(tokenizer.decode([int(i)]).strip(), float(p[i])) for i in best],
+            )
+        )
+    return gaps
+
+
+def continue_text(
+    objective: Objective,
+    params: dict,
+    tokenizer: Tokenizer,
+    tokens: np.ndarray,
+    *,
+    count: int,
+    length: int,
+    new_tokens: int = 16,
+    seed: int = 0,
+) -> list[tuple[str, str]]:
+    """Continues the first half of a few held-out sentences, the likeliest token each time.
+
+    Arguments are as for `fill_gaps`, for an objective with causal visibility.
+
+    Returns:
+        Pairs of what was given and what the model added.
+    """
+    vocab = tokenizer.vocab
+    rng = np.random.default_rng(seed)
+    found = sentences(tokens, vocab, shortest=10, longest=min(32, length - new_tokens - 1))
+    picked = [found[i] for i in rng.permutation(len(found))[:count]]
+    if not picked:
+        return []
+    starts = [np.concatenate([[vocab.bos], row[: len(row) // 2]]) for row in picked]
+    grown = [list(row) for row in starts]
+    forward = jax.jit(lambda p, *rows: _logits(objective, p, *rows))
+    for _ in range(new_tokens):
+        inputs, segments = _pad(grown, length, vocab.pad)
+        last = np.array([len(row) - 1 for row in grown])
+        best = np.asarray(forward(params, inputs, segments, last)).argmax(-1)
+        for row, token in zip(grown, best, strict=True):
+            if row[-1] != vocab.eos:
+                row.append(int(token))
+    return [
+        (tokenizer.decode(start.tolist()), tokenizer.decode([int(t) for t in row[len(start) :]]))
+        for start, row in zip(starts, grown, strict=True)
+    ]
+
+
+def _logits(objective, params, inputs, segments, places):
+    """Scores at one position of each row, ``[rows, vocab]``."""
+    positions = jnp.broadcast_to(jnp.arange(inputs.shape[1]), inputs.shape)
+    hidden = objective.backbone.encode(
+        params, inputs, segments, positions, visibility=objective.visibility
+    )
+    return objective.backbone.logits(params, hidden[jnp.arange(len(inputs)), places])
+
+
+def _pad(rows, length, pad):
+    inputs = np.full((len(rows), length), pad, np.int32)
+    segments = np.zeros((len(rows), length), np.int32)
+    for i, row in enumerate(rows):
+        inputs[i, : len(row)], segments[i, : len(row)] = row, 1
+    return inputs, segments
+
+
+def _words(tokenizer: Tokenizer) -> list[str]:
+    return [tokenizer.decode([i]).strip() for i in range(tokenizer.vocab.size)]
+
+
+def _glue(tokenizer: Tokenizer, following: int) -> str:
+    return " " if tokenizer.decode([int(following)])[:1].isalnum() else ""

@@ -1,0 +1,143 @@
+"""The command line: ``jaxpretrain COMMAND --config=FILE [--config.KEY=VALUE …]``."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxpretrain import __version__
+from jaxpretrain.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: without the program's name; None takes those of the process.
+
+    Returns:
+        The exit status: 0, or 2 after an error that the user can mend.
+    """
+    try:
+        return run(sys.argv[1:] if arguments is None else list(arguments))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def run(arguments: list[str]) -> int:
+    """Parses and dispatches; raises UserError for what the user can mend."""
+    arguments, overrides = take_overrides(arguments)
+    options = parser().parse_args(arguments)
+    # Quiet before JAX and TensorFlow are imported; what matters is printed by us.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    quiet_libraries()
+    if options.command == "evaluate":
+        from jaxpretrain.evaluate import evaluate
+
+        workdir = default_workdir(options)
+        evaluate(workdir, split=options.split, which=options.checkpoint, overrides=overrides)
+        return 0
+
+    from jaxpretrain.config import load
+
+    config = load(options.config, overrides)
+    if options.command == "prepare":
+        from jaxpretrain.assemble import prepare_store
+
+        prepare_store(config, overwrite=options.overwrite)
+        return 0
+
+    from jaxpretrain.train import train
+
+    summary = train(config, default_workdir(options), verify=options.verify)
+    held = summary["eval"]
+    print(
+        f"done: {summary['steps']} steps, {summary['tokens']:,} tokens in "
+        f"{summary['train_seconds']:.0f} s ({summary['tokens_per_second']:,.0f} tokens/s); "
+        f"validation loss {held['loss']:.4f}, unigram {held['unigram_loss']:.4f}"
+    )
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of each command; ``--config.KEY`` is taken out before."""
+    top = argparse.ArgumentParser(
+        prog="jaxpretrain",
+        description="Pretrain one Transformer under any objective, and see what it learned.",
+        epilog="Any key of the config can be set: --config.objective.mask_rate=0.3",
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"jaxpretrain {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.add_argument(
+            "--config",
+            required=name != "evaluate",
+            metavar="FILE[:ARG]",
+            help="config file, for example configs/mlm.py",
+        )
+        return sub
+
+    prepare = command("prepare", "Turn a source of text into a tokenizer and a token store.")
+    prepare.add_argument(
+        "--overwrite", action="store_true", help="replace a store made with other settings"
+    )
+    train = command("train", "Train, or go on where the workdir's last checkpoint is.")
+    train.add_argument(
+        "--verify", action="store_true", help="check the token store's checksums first"
+    )
+    evaluate = command("evaluate", "Measure a run on held-out documents and show examples.")
+    evaluate.add_argument("--split", choices=["test", "validation"], default="test")
+    evaluate.add_argument("--checkpoint", choices=["best", "latest"], default="best")
+    for sub in (train, evaluate):
+        sub.add_argument(
+            "--workdir", metavar="DIR", help="folder of the run (default: runs/<config name>)"
+        )
+    return top
+
+
+def take_overrides(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Separates ``--config.KEY=VALUE`` and ``--config.KEY VALUE`` from the other arguments."""
+    rest, overrides = [], {}
+    words = iter(arguments)
+    for word in words:
+        if not word.startswith("--config."):
+            rest.append(word)
+            continue
+        key, equals, value = word.removeprefix("--config.").partition("=")
+        if not equals:
+            value = next(words, None)
+            if value is None:
+                raise UserError(f"--config.{key} has no value: write --config.{key}=VALUE")
+        overrides[key] = value
+    return rest, overrides
+
+
+def default_workdir(options: argparse.Namespace) -> Path:
+    """``--workdir``, or ``runs/`` and the config file's name."""
+    if options.workdir:
+        return Path(options.workdir)
+    if not options.config:
+        raise UserError("evaluate needs the --workdir of a run, or its --config")
+    file, _, argument = options.config.partition(":")
+    name = Path(file).stem
+    return Path("runs") / (f"{name}-{argument}" if argument else name)
+
+
+def quiet_libraries() -> None:
+    """Turns down libraries that log what a user cannot act on."""
+    import logging
+
+    for name in ("absl", "orbax", "jax"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

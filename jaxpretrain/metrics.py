@@ -1,0 +1,117 @@
+"""Where the numbers of a run go: the terminal, ``metrics.jsonl`` and TensorBoard."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+
+# Peak dense 16-bit floating-point operations per second of one chip, from the makers' data sheets.
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def peak_flops() -> float | None:
+    """Peak 16-bit operations per second of all the devices together; None where unknown."""
+    kind = jax.devices()[0].device_kind
+    known = [name for name in PEAK_FLOPS if kind.startswith(name)]
+    return PEAK_FLOPS[max(known, key=len)] * jax.device_count() if known else None
+
+
+class MetricsLog:
+    """Writes one JSON object per logged step to ``metrics.jsonl``, and the same to TensorBoard.
+
+    Args:
+        workdir: folder of the run.
+        step: the step that the run starts from; lines after it, of a run that was cut off before
+            it could save, are dropped, so that every step is in the file once.
+    """
+
+    def __init__(self, workdir: Path, step: int):
+        from tensorboardX import SummaryWriter
+
+        path = workdir / "metrics.jsonl"
+        kept = [row for row in read_metrics(workdir) if row["step"] <= step]
+        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self.seconds = kept[-1]["seconds"] if kept else 0.0
+        self._file = path.open("a")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Appends the values of a step; None is kept in the file and left out of TensorBoard."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if value is not None:
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(workdir: Path) -> list[dict]:
+    """The lines of a run's ``metrics.jsonl``, without a last one that was cut off."""
+    path = workdir / "metrics.jsonl"
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class Progress:
+    """A progress bar in a terminal, plain lines elsewhere.
+
+    Args:
+        total: steps of the run.
+        step: the step that it starts from.
+        every: seconds between two plain lines, at least.
+    """
+
+    def __init__(self, total: int, step: int, every: float = 5.0):
+        from tqdm import tqdm
+
+        self._terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total, initial=step, unit="step", disable=not self._terminal, dynamic_ncols=True
+        )
+        self._total, self._every, self._last = total, every, 0.0
+
+    def advance(self) -> None:
+        """One more step is under way."""
+        self._bar.update(1)
+
+    def show(self, step: int, values: Mapping[str, float | None], *, always: bool = False) -> None:
+        """Shows the values of a step."""
+        text = "  ".join(f"{k} {_short(v)}" for k, v in values.items() if v is not None)
+        if self._terminal:
+            self._bar.set_postfix_str(text)
+        elif always or time.monotonic() - self._last >= self._every:
+            self._last = time.monotonic()
+            print(f"step {step}/{self._total}  {text}", flush=True)
+
+    def close(self) -> None:
+        """Ends the bar."""
+        self._bar.close()
+
+
+def _short(value: float) -> str:
+    if value == 0 or 0.001 <= abs(value) < 10_000:
+        return f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.2e}"

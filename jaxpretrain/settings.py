@@ -1,0 +1,120 @@
+"""The settings of a run that belong to no other component, with their defaults and limits."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from jaxpretrain.errors import UserError
+from jaxpretrain.sharding import DEFAULT_RULES
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSettings:
+    """Where the prepared tokens are.
+
+    Attributes:
+        path: folder; empty means one under ``runs/stores`` named after source and tokenizer.
+        validation_fraction: share of the documents held out to watch the training.
+        test_fraction: share of the documents held out for the final evaluation.
+        workers: processes that tokenize; 0 means one per core.
+    """
+
+    path: str = ""
+    validation_fraction: float = 0.02
+    test_fraction: float = 0.02
+    workers: int = 0
+
+    def __post_init__(self):
+        low = min(self.validation_fraction, self.test_fraction)
+        if low < 0 or self.validation_fraction + self.test_fraction >= 1:
+            raise UserError(
+                f"store.validation_fraction is {self.validation_fraction} and test_fraction "
+                f"{self.test_fraction}: neither may be negative, and their sum must be below 1"
+            )
+        if self.workers < 0:
+            raise UserError(f"store.workers is {self.workers}: it must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """How a step's rows are cut and read.
+
+    Attributes:
+        length: tokens in a row.
+        batch_size: rows in a step, over all devices and microbatches.
+        loader: "tf" (tf.data), "threads" (no TensorFlow) or "auto"; the batches are the same.
+        prefetch: batches kept on the devices ahead of use.
+    """
+
+    length: int = 128
+    batch_size: int = 32
+    loader: Literal["auto", "tf", "threads"] = "auto"
+    prefetch: int = 2
+
+    def __post_init__(self):
+        _at_least("data", self, length=2, batch_size=1, prefetch=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How long to train, and how often to say so.
+
+    Attributes:
+        steps: updates in the run; the schedules are laid out over them.
+        stop_at: stop and save after this many updates, to go on later; 0 means at the end.
+        microbatches: parts that a step's rows are divided into, to fit into memory.
+        log_every: steps between two logged ones.
+    """
+
+    steps: int = 1000
+    stop_at: int = 0
+    microbatches: int = 1
+    log_every: int = 20
+
+    def __post_init__(self):
+        _at_least("train", self, steps=1, stop_at=0, microbatches=1, log_every=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshSettings:
+    """The device mesh: sizes of its axes (-1: all the rest) and the placement rules."""
+
+    data: int = -1
+    fsdp: int = 1
+    rules: dict[str, str] = field(default_factory=lambda: dict(DEFAULT_RULES))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSettings:
+    """When to save: every so many steps (0: at the end only), and how many to keep.
+
+    The one with the best held-out loss is kept besides the latest.
+    """
+
+    every: int = 500
+    keep_latest: int = 1
+
+    def __post_init__(self):
+        _at_least("checkpoint", self, every=0, keep_latest=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """Held-out evaluation while training: every so many steps (0: at the end only).
+
+    Attributes:
+        every: steps between two evaluations.
+        batches: batches of the held-out documents to read; 0 means all.
+    """
+
+    every: int = 200
+    batches: int = 0
+
+    def __post_init__(self):
+        _at_least("evaluate", self, every=0, batches=0)
+
+
+def _at_least(section: str, settings: Any, **lowest: int) -> None:
+    for name, low in lowest.items():
+        value = getattr(settings, name)
+        if value < low:
+            raise UserError(f"{section}.{name} is {value}: it must be at least {low}")

@@ -1,0 +1,69 @@
+"""What training changes: step, parameters, optimizer state; made in place on the mesh."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jaxpretrain.objectives.base import Objective
+from jaxpretrain.optim import Optimizer
+from jaxpretrain.sharding import parameter_shardings, replicated
+from jaxpretrain.types import Array
+
+
+class TrainState(NamedTuple):
+    """A point of a run. With the config and the token store it determines all that follows.
+
+    Attributes:
+        step: int32 scalar, updates done.
+        params: nested dict of float32 arrays.
+        opt_state: optax's state, moments placed like the parameters.
+    """
+
+    step: Array
+    params: Any
+    opt_state: Any
+
+
+def make_state(objective: Objective, optimizer: Optimizer, seed: int) -> TrainState:
+    """The state before the first update; pure, so it can be traced, compiled and sharded."""
+    params = objective.init(jax.random.key(seed))
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.update_rule.init(params))
+
+
+def abstract_state(
+    objective: Objective, optimizer: Optimizer, mesh: Mesh, rules: dict | None = None
+) -> TrainState:
+    """Shapes, types and shardings of the state, without making it.
+
+    Returns:
+        A TrainState of `jax.ShapeDtypeStruct`, which `jax.jit`, Orbax and `init_state` take.
+    """
+    shapes = jax.eval_shape(lambda: make_state(objective, optimizer, 0))
+    placed = parameter_shardings(mesh, objective.axes(), shapes.params, rules)
+    structure = jax.tree.structure(shapes.params)
+    whole = replicated(mesh)
+
+    # Moments have the structure of the parameters, so they are placed like them.
+    def like_params(node):
+        return jax.tree.structure(node) == structure
+
+    def shardings(node):
+        return placed if like_params(node) else jax.tree.map(lambda _: whole, node)
+
+    opt = jax.tree.map(shardings, shapes.opt_state, is_leaf=like_params)
+    return jax.tree.map(
+        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+        shapes,
+        TrainState(whole, placed, opt),
+    )
+
+
+def init_state(
+    objective: Objective, optimizer: Optimizer, seed: int, abstract: TrainState
+) -> TrainState:
+    """The initial state, each device making its own part of it."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    make = jax.jit(lambda: make_state(objective, optimizer, seed), out_shardings=shardings)
+    return make()

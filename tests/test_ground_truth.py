@@ -1,0 +1,113 @@
+"""Text whose entropy is known exactly: the losses must come down to it, and not below it.
+
+The text is a first-order Markov chain over eight symbols. The best causal loss is its entropy
+rate; the best masked loss is the mean entropy of the exact two-sided posterior, by
+forward–backward (`support.markov`). Models are trained on fresh text, so nothing is memorised.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+import pytest
+from support.markov import MarkovSource
+from support.small import SPECIAL, small_backbone, small_vocab
+
+from jaxpretrain.objectives.clm import CLM
+from jaxpretrain.objectives.mlm import MLM
+from jaxpretrain.optim import make_optimizer
+from jaxpretrain.sharding import make_mesh
+from jaxpretrain.state import abstract_state, init_state
+from jaxpretrain.step import compile_eval_step, compile_train_step
+from jaxpretrain.types import Batch
+
+STATES, LENGTH, ROWS = 8, 32, 64
+SOURCE = MarkovSource.random(STATES, seed=6, concentration=0.3)
+VOCAB = small_vocab(regular=STATES)
+RATE = 0.15
+
+
+def text(seed, rows=ROWS, first=0) -> Batch:
+    tokens = SOURCE.sample(np.random.default_rng(seed), LENGTH, rows) + SPECIAL
+    return Batch(
+        tokens=tokens.astype(np.int32),
+        segments=np.ones((rows, LENGTH), np.int32),
+        positions=np.tile(np.arange(LENGTH, dtype=np.int32), (rows, 1)),
+        row_ids=np.arange(first, first + rows, dtype=np.int32),
+        epochs=np.zeros(rows, np.int32),
+    )
+
+
+def held_out_loss(objective, steps, learning_rate=3e-3):
+    """Trains a small model and returns its loss on 4,096 new rows, in nats per token."""
+    objective = objective.bind(small_backbone(VOCAB, width=64, heads=4), VOCAB)
+    optimizer = make_optimizer(
+        total_steps=steps, learning_rate=learning_rate, warmup_steps=50, weight_decay=0.0
+    )
+    mesh = make_mesh(devices=jax.devices()[:1])
+    abstract = abstract_state(objective, optimizer, mesh)
+    state = init_state(objective, optimizer, 0, abstract)
+    step = compile_train_step(
+        objective, optimizer, abstract, seed=0, total_steps=steps, microbatches=1
+    )
+    for number in range(steps):
+        state, _ = step(state, text(number, first=number * ROWS))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
+    evaluate = compile_eval_step(objective, shardings, seed=0)
+    total = weight = 0.0
+    for number in range(64):
+        sums, _ = evaluate(state.params, text(10**6 + number, first=number * ROWS))
+        total, weight = total + float(sums["loss"].total), weight + float(sums["loss"].weight)
+    return total / weight
+
+
+def true_causal_loss():
+    """What the chain itself gives the symbols that `held_out_loss` evaluates on."""
+    logs = np.log(SOURCE.transition)
+    tokens = np.concatenate([text(10**6 + n).tokens - SPECIAL for n in range(64)])
+    return -logs[tokens[:, :-1], tokens[:, 1:]].mean()
+
+
+def test_causal_loss_comes_within_two_percent_of_the_entropy_rate_from_above():
+    rate = SOURCE.entropy_rate()
+    loss, truth = held_out_loss(CLM(), steps=400), true_causal_loss()
+    # 127,000 symbols: the sample's own entropy is within 1 % of the rate.
+    assert truth == pytest.approx(rate, rel=0.01)
+    # Against the chain on the same symbols the sampling error nearly cancels.
+    assert truth - 1e-3 <= loss <= truth + 0.02 * rate
+
+
+MASKED = {"mask_rate": RATE, "eval_mask_rate": RATE, "mask_share": 1.0, "random_share": 0.0}
+
+
+def test_masked_loss_comes_within_three_percent_of_the_two_sided_posterior():
+    truth = SOURCE.exact_masked_entropy(LENGTH, RATE)
+    loss = held_out_loss(MLM(**MASKED), steps=1200)
+    # 20,000 hidden symbols with a standard deviation near 0.8: 2 standard errors are 0.011.
+    assert truth - 0.012 <= loss <= 1.03 * truth
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalMLM(MLM):
+    """Masked symbols predicted with the wrong visibility."""
+
+    visibility = "causal"
+
+
+def test_masked_loss_with_causal_visibility_cannot_reach_it():
+    both = SOURCE.exact_masked_entropy(LENGTH, RATE)
+    left = SOURCE.exact_masked_entropy(LENGTH, RATE, sees="left")
+    loss = held_out_loss(CausalMLM(**MASKED), steps=800)
+    assert left > 1.2 * both
+    assert left - 0.015 <= loss <= 1.05 * left
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullCLM(CLM):
+    """Next symbols predicted while looking at them."""
+
+    visibility = "full"
+
+
+def test_causal_loss_with_full_visibility_goes_below_what_is_possible():
+    assert held_out_loss(FullCLM(), steps=400) < 0.5 * SOURCE.entropy_rate()

@@ -1,0 +1,114 @@
+"""The train step against itself: microbatches, devices and placements give one answer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpretrain.objectives import OBJECTIVES
+from jaxpretrain.optim import make_optimizer
+from jaxpretrain.sharding import batch_sharding, make_mesh
+from jaxpretrain.state import abstract_state, init_state
+from jaxpretrain.step import compile_train_step, split_rows
+from jaxpretrain.types import Batch
+from support.small import small_backbone, small_batch, small_vocab
+
+VOCAB = small_vocab()
+STEPS = 3
+
+
+def run(name, *, microbatches=1, data=1, fsdp=1, steps=STEPS):
+    """Losses, gradient norms and final parameters of a few steps, dropout on."""
+    mesh = make_mesh(data=data, fsdp=fsdp, devices=jax.devices()[: data * fsdp])
+    objective = OBJECTIVES[name]().bind(small_backbone(VOCAB, dropout=0.1), VOCAB)
+    # SGD-like epsilon: Adam's first steps divide by the gradient's size, which would turn the
+    # rounding of a gradient near 0 into a step of full size.
+    optimizer = make_optimizer(
+        total_steps=10, learning_rate=1e-2, warmup_steps=0, epsilon=1e-2, beta2=0.9
+    )
+    abstract = abstract_state(objective, optimizer, mesh)
+    state = init_state(objective, optimizer, 0, abstract)
+    step = compile_train_step(
+        objective, optimizer, abstract, seed=0, total_steps=10, microbatches=microbatches
+    )
+    history = []
+    for number in range(steps):
+        batch = small_batch(number, VOCAB, rows=16, length=24)
+        batch = Batch(*(jax.device_put(x, batch_sharding(mesh)) for x in batch))
+        state, metrics = step(state, batch)
+        history.append({key: float(value) for key, value in metrics.items()})
+    return history, jax.device_get(state.params), abstract
+
+
+@pytest.fixture(scope="module", params=sorted(OBJECTIVES))
+def whole(request):
+    return request.param, *run(request.param)[:2]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"microbatches": 4},
+        {"data": 8},
+        {"data": 1, "fsdp": 8},
+        {"data": 2, "fsdp": 4, "microbatches": 2},
+    ],
+    ids=str,
+)
+def test_microbatches_and_devices_change_nothing(whole, how):
+    name, history, params = whole
+    other, other_params, _ = run(name, **how)
+    # Sums of float32 in another order: 2 ** -24 relative to each term, hundreds of terms.
+    for a, b in zip(history, other, strict=True):
+        assert a["predicted"] == b["predicted"]
+        assert b["loss"] == pytest.approx(a["loss"], rel=2e-6)
+        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=2e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-6), params, other_params
+    )
+
+
+def test_the_loss_weighs_tokens_not_microbatches():
+    """Microbatches with different numbers of tokens: a mean of means would differ."""
+    history, _, _ = run("clm", microbatches=4, steps=1)
+    batch = small_batch(0, VOCAB, rows=16, length=24)
+    objective = OBJECTIVES["clm"]().bind(small_backbone(VOCAB), VOCAB)
+    params = objective.init(jax.random.key(0))
+    parts = jax.tree.map(lambda x: split_rows(x, 4), batch)
+    means, weights = [], []
+    for part in range(4):
+        sums = objective.loss(
+            params,
+            jax.tree.map(lambda x, part=part: x[part], parts),
+            jax.random.key(0),
+            train=False,
+            progress=jnp.float32(0),
+        )
+        means.append(float(sums["loss"].mean()))
+        weights.append(float(sums["loss"].weight))
+    assert len(set(weights)) > 1
+    assert history[0]["predicted"] == sum(weights)
+
+
+def test_fsdp_divides_parameters_and_moments_by_the_devices():
+    _, _, abstract = run("clm", fsdp=8, steps=0)
+    kernel = abstract.params["blocks"]["mlp"]["up"]["kernel"]
+    assert kernel.sharding.spec == jax.sharding.PartitionSpec(None, "fsdp", None)
+    moments = [
+        leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(abstract.opt_state)
+        if leaf.shape == kernel.shape
+    ]
+    assert len(moments) == 2
+    assert {m.sharding.shard_shape(m.shape) for m in moments} == {(2, 4, 128)}
+    scale = abstract.params["final_norm"]["scale"]
+    assert scale.sharding.spec == jax.sharding.PartitionSpec(None)
+
+
+def test_split_rows_keeps_every_row_and_stays_on_its_device():
+    rows = np.arange(24).reshape(12, 2)
+    parts = np.asarray(split_rows(rows, 3))
+    assert parts.shape == (3, 4, 2)
+    assert sorted(parts[..., 0].ravel()) == sorted(rows[:, 0])
+    # With 4 devices of 3 rows each, every part has one row of every device.
+    np.testing.assert_array_equal(parts[:, :, 0] // 6, np.tile(np.arange(4), (3, 1)))
