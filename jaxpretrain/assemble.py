@@ -15,6 +15,7 @@ from jaxpretrain import config as config_lib
 from jaxpretrain.data.order import Order
 from jaxpretrain.data.pipeline import eval_batches, to_device, train_batches
 from jaxpretrain.data.prepare import prepare
+from jaxpretrain.data.prepare_request import tokenizer_request
 from jaxpretrain.data.rows import DocumentRows, PackedRows
 from jaxpretrain.data.store import Store
 from jaxpretrain.errors import UserError
@@ -85,6 +86,7 @@ def assemble(config: ConfigDict, *, verify: bool = False) -> Pieces:
             f"there is no token store at {path}: run 'jaxpretrain prepare' with the same --config"
         )
     store = Store.open(path, verify=verify)
+    check_store(config, store)
     mesh = make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
     check_batch(mesh, config.data.batch_size, config.train.microbatches)
     vocab = store.tokenizer.vocab
@@ -93,6 +95,27 @@ def assemble(config: ConfigDict, *, verify: bool = False) -> Pieces:
     optimizer = config_lib.optimizer(config)
     abstract = abstract_state(objective, optimizer, mesh, config.mesh.rules.to_dict())
     return Pieces(config, store, objective, optimizer, mesh, abstract)
+
+
+def check_store(config: ConfigDict, store: Store) -> None:
+    """Raises UserError where a store was prepared otherwise than the config says.
+
+    Where the text came from may differ: a store can be copied to a machine that lacks the source.
+    """
+    request = store.manifest["request"]
+    training, _ = tokenizer_request(**config.tokenizer)
+    asked = {f"tokenizer.{key}": value for key, value in training.items()}
+    found = {f"tokenizer.{key}": value for key, value in request["tokenizer"].items()}
+    for key in ("validation_fraction", "test_fraction"):
+        asked[f"store.{key}"], found[f"store.{key}"] = config.store[key], request["split"][key]
+    asked["source names"] = sorted(config_lib.sources(config)[0])
+    found["source names"] = sorted(request["sources"])
+    for key in sorted(asked.keys() | found.keys()):
+        if asked.get(key) != found.get(key):
+            raise UserError(
+                f"the token store {store.path} was prepared with {key} {found.get(key)!r}, and "
+                f"the config says {asked.get(key)!r}: make them agree, or prepare another store"
+            )
 
 
 def training_batches(pieces: Pieces, start: int, stop: int) -> Iterator[Batch]:

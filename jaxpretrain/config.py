@@ -124,8 +124,9 @@ def load(path: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
     return complete(raw)
 
 
-def complete(raw: Mapping[str, Any]) -> ConfigDict:
+def complete(raw: Mapping[str, Any] | ConfigDict) -> ConfigDict:
     """Fills in every default, checks every key, type and value; see `load`."""
+    raw = raw.to_dict() if isinstance(raw, ConfigDict) else raw
     unknown = set(raw) - set(SECTIONS) - {"seed"}
     if unknown:
         raise _unknown(min(unknown), [*SECTIONS, "seed"])

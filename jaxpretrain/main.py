@@ -113,8 +113,8 @@ def take_overrides(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
             continue
         key, equals, value = word.removeprefix("--config.").partition("=")
         if not equals:
-            value = next(words, None)
-            if value is None:
+            value = next(words, "--")
+            if value.startswith("--"):
                 raise UserError(f"--config.{key} has no value: write --config.{key}=VALUE")
         overrides[key] = value
     return rest, overrides

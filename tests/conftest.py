@@ -9,8 +9,21 @@ os.environ["XLA_FLAGS"] = " ".join(
         os.environ.get("XLA_FLAGS", ""),
         # Meshes are tested on eight simulated devices.
         "--xla_force_host_platform_device_count=8",
-        # The programs here are small, so compiling them takes longer than running them: half the
-        # time of tests/test_step.py was LLVM's optimiser.
-        "--xla_backend_optimization_level=0",
+        # The programs here are small, and compiling them takes longer than running them: this part
+        # of LLVM's optimiser was a quarter of the time of tests/test_step.py.
+        "--xla_backend_optimization_level=1",
     ]
 ).strip()
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def tiny_config_file(tmp_path_factory):
+    """A config file whose token store is prepared; see `support.tiny_run`."""
+    from jaxpretrain.assemble import prepare_store
+    from support import tiny_run
+
+    file = tiny_run.write(tmp_path_factory.mktemp("tiny"))
+    prepare_store(tiny_run.config(file))
+    return file

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 import pytest
-from support.markov import MarkovSource
-from support.small import SPECIAL, small_backbone, small_vocab
 
 from jaxpretrain.objectives.clm import CLM
 from jaxpretrain.objectives.mlm import MLM
@@ -20,6 +18,8 @@ from jaxpretrain.sharding import make_mesh
 from jaxpretrain.state import abstract_state, init_state
 from jaxpretrain.step import compile_eval_step, compile_train_step
 from jaxpretrain.types import Batch
+from support.markov import MarkovSource
+from support.small import SPECIAL, small_backbone, small_vocab
 
 STATES, LENGTH, ROWS = 8, 32, 64
 SOURCE = MarkovSource.random(STATES, seed=6, concentration=0.3)

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from jaxpretrain.data.shards import write_json
 from jaxpretrain.data.sources_base import Part, Source
@@ -63,7 +64,7 @@ def check_arguments(
 def tokenizer_request(
     *,
     vocab_size: int = 8192,
-    kind: str = "unigram",
+    kind: Literal["unigram", "bpe"] = "unigram",
     character_coverage: float = 0.9995,
     train_bytes: int = 20_000_000,
     file: str = "",

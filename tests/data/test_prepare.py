@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxpretrain.data import prepare as prepare_module
 from jaxpretrain.data import progress
 from jaxpretrain.data.prepare import prepare
 from jaxpretrain.data.shards import SPLITS, split_of
@@ -184,6 +185,20 @@ def test_a_damaged_shard_is_written_again_and_no_other(make):
     changed = {name for name in before if before[name] != after[name]}
     assert changed <= {"manifest.json", *(name for name in before if "/00002" in name)}
     assert contents(store.path) == good
+
+
+def test_a_store_under_repair_is_unfinished(make, monkeypatch):
+    path = make().path
+    (path / "docs/00002-train.ends").unlink()
+
+    def fail(*_):
+        raise UserError("disk full")
+
+    monkeypatch.setattr(prepare_module, "write_parts", fail)
+    with pytest.raises(UserError, match="disk full"):
+        make()
+    with pytest.raises(UserError, match="unfinished"):
+        Store.open(path)
 
 
 def test_files_deleted_as_the_error_says_are_made_again(make):

@@ -118,6 +118,7 @@ def test_a_word_is_the_same_piece_wherever_it_stands(tokenizer):
 @pytest.mark.parametrize("stretch", [150, 333])
 def test_long_texts_are_cut_where_no_piece_crosses(tokenizer, monkeypatch, stretch):
     text = re.sub(r"([=*-])\1+", r"\1", "\n".join(TEXTS[:10]))  # rulers can be cut in equal ways
+    text += " ".join(" " * (i % 4) + word for i, word in enumerate(TEXTS[11].split()))
     whole = tokenizer.encode(text)
     monkeypatch.setattr(module, "_STRETCH", stretch)
     assert tokenizer.encode(text) == whole
@@ -149,9 +150,13 @@ def test_training_is_quiet(capfd):
 
 
 def test_training_text_is_not_dropped_silently():
-    strange = "zebra\u2585quagga\0okapi\u2581gnu " + "giraffe " * 3_000
-    pieces = Tokenizer.train([strange, *TEXTS], vocab_size=1500)._model
-    assert pieces.PieceToId("\u2581giraffe") != pieces.unk_id()
+    strange = [
+        f"x{character}y {word * 1_500}"
+        for character, word in zip("\u2585\u2581\0", ["giraffe ", "okapi ", "quagga "], strict=True)
+    ]
+    model = Tokenizer.train([*strange, *TEXTS], vocab_size=1500)._model
+    for word in ("giraffe", "okapi", "quagga"):
+        assert model.PieceToId(f"\u2581{word}") != model.unk_id(), word
 
 
 def test_special_pieces(tokenizer):
@@ -174,7 +179,7 @@ def test_special_ids_vanish_in_decoding(tokenizer):
     ids = tokenizer.encode("one two\nthree")
     framed = [vocab.bos, *ids[:2], vocab.mask, *ids[2:], vocab.sentinels[99], vocab.eos, vocab.pad]
     assert tokenizer.decode(framed) == tokenizer.decode(np.array(framed)) == "one two\nthree"
-    assert tokenizer.decode([]) == ""
+    assert tokenizer.decode([]) == tokenizer.decode([vocab.unk]) == ""
     with pytest.raises(ValueError, match="1000"):
         tokenizer.decode([1000])
 
@@ -216,10 +221,20 @@ def test_sentence_ends(tokenizer):
     }
 
 
+def test_a_sentence_may_end_in_quotes_or_brackets():
+    text = 'He said "no." She said (maybe!) to him, f().'
+    tokenizer = Tokenizer.train([text], vocab_size=420, kind="bpe")
+    for piece, is_end in [('."', True), ("!)", True), ("().", True), ("()", False), (",", False)]:
+        number = tokenizer._model.PieceToId(piece)
+        assert number != tokenizer.vocab.unk, piece
+        assert tokenizer.vocab.is_sentence_end[number] == is_end, piece
+
+
 def test_a_space_has_a_piece_however_rare_it_is():
     rng = random.Random(0)
-    lines = ["".join(chr(0x4E00 + int(rng.expovariate(0.05))) for _ in range(900))] * 3
-    tokenizer = Tokenizer.train(lines, vocab_size=440, character_coverage=0.98)
+    line = "".join(chr(0x4E00 + int(rng.expovariate(0.05))) for _ in range(8_000))
+    tokenizer = Tokenizer.train([line], vocab_size=500, character_coverage=0.98)
+    assert "\u2581" in piece_texts(tokenizer, "一 二")
     assert tokenizer.decode(tokenizer.encode("一 二")) == "一 二"
 
 

@@ -1,0 +1,148 @@
+import pytest
+from ml_collections import ConfigDict
+
+from jaxpretrain.config import complete, flatten, load, make_objective, model_config, sources
+from jaxpretrain.errors import UserError
+
+MINIMAL = "from ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict()\n"
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "some.py"
+    path.write_text(MINIMAL)
+    return path
+
+
+def test_every_key_is_there_with_the_default_of_its_component(file):
+    config = load(str(file))
+    flat = flatten(config.to_dict())
+    assert flat["objective.mask_rate"] == 0.15 and flat["optimizer.beta2"] == 0.98
+    assert flat["model.width"] == 256 and flat["data.length"] == 128
+    assert flat["mesh.rules.width"] == "fsdp" and flat["source.name"] == "embedded"
+    assert "model.vocab_size" not in flat and "objective.backbone" not in flat
+    with pytest.raises(AttributeError):
+        config.data.lenght = 3  # locked
+
+
+def test_the_command_line_is_read_as_the_type_of_its_key(file):
+    config = load(
+        str(file),
+        {
+            "objective.mask_rate": "0.3",
+            "objective.whole_words": "true",
+            "train.steps": "2e3",
+            "optimizer.learning_rate": "1",
+            "model.norm": "rmsnorm",
+            "mesh.rules.mlp": "fsdp",
+            "seed": "7",
+        },
+    )
+    assert config.objective.mask_rate == 0.3 and config.objective.whole_words is True
+    assert config.train.steps == 2000 and type(config.train.steps) is int
+    assert type(config.optimizer.learning_rate) is float
+    assert config.model.norm == "rmsnorm" and config.mesh.rules.mlp == "fsdp" and config.seed == 7
+
+
+def test_a_preset_changes_the_defaults_and_keeps_what_is_set(file):
+    config = load(str(file), {"model.preset": "bert", "model.layers": "3"})
+    assert (config.model.width, config.model.layers) == (768, 3)
+    assert config.model.norm_position == "post" and model_config(config, 50).vocab_size == 50
+
+
+def test_another_objective_by_name_leaves_the_keys_of_the_first_behind(tmp_path):
+    path = tmp_path / "mlm.py"
+    path.write_text(MINIMAL.replace("ConfigDict()", "{'objective': {'mask_rate': 0.4}}"))
+    assert load(str(path)).objective.mask_rate == 0.4
+    config = load(str(path), {"objective.name": "clm"})
+    assert make_objective(config).name == "clm" and "mask_rate" not in config.objective
+    with pytest.raises(UserError, match="objective.mask_rate is not a setting"):
+        load(str(path), {"objective.name": "clm", "objective.mask_rate": "0.3"})
+
+
+def test_an_argument_reaches_the_file(tmp_path):
+    path = tmp_path / "sized.py"
+    path.write_text("def get_config(size):\n    return {'model': {'layers': int(size)}}\n")
+    assert load(f"{path}:3").model.layers == 3
+
+
+def test_a_mixture_has_a_section_and_a_weight_for_each_source(tmp_path):
+    path = tmp_path / "mix.py"
+    path.write_text(
+        "def get_config():\n    return {'source': {'name': 'mixture', 'parts': {\n"
+        "        'ours': {'name': 'text', 'path': 'a/*.txt', 'weight': 3.0},\n"
+        "        'python': {'name': 'embedded'}}}}\n"
+    )
+    named, weights = sources(load(str(path), {"source.parts.ours.document": "line"}))
+    assert weights == {"ours": 3.0, "python": 1.0}
+    assert named["ours"].path == "a/*.txt" and named["ours"].document == "line"
+    with pytest.raises(UserError, match="source.parts.ours.docment.*did you mean.*document"):
+        load(str(path), {"source.parts.ours.docment": "line"})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"objective.mask_rat": "0.3"}, "objective.mask_rat .*did you mean objective.mask_rate"),
+        ({"objektive.mask_rate": "0.3"}, "objektive .*did you mean objective"),
+        ({"optimiser.learning_rate": "1"}, "did you mean optimizer"),
+        ({"modle.width": "3"}, "did you mean model"),
+        ({"objective.mask_rate": "1.7"}, "objective.mask_rate is 1.7"),
+        ({"objective.mask_rate": "high"}, "'high': it must be a number"),
+        ({"objective.mask_rate": "nan"}, "finite"),
+        ({"train.steps": "10.5"}, "'10.5': it must be a whole number"),
+        ({"train.steps": "many"}, "whole number"),
+        ({"train.steps": "0"}, "train.steps is 0: it must be at least 1"),
+        ({"objective.whole_words": "yes"}, "True or False"),
+        ({"model.norm": "layer_norm"}, "must be one of layernorm, rmsnorm.*did you mean layernorm"),
+        ({"model.preset": "bart"}, "did you mean bert"),
+        ({"objective.name": "mlmm"}, "must be one of mlm, clm.*did you mean mlm"),
+        ({"source.name": "jsonlines"}, "did you mean jsonl"),
+        ({"source.name": "text"}, "source.path is not set"),
+        ({"model.heads": "3"}, "heads is 3.* 256"),
+        ({"optimizer.warmup_steps": "1000"}, "1000 and train.steps 1000"),
+        ({"model.positions": "learned", "data.length": "1024"}, "1024.* 512"),
+        ({"store.test_fraction": "0.99"}, "0.02.* 0.99"),
+        ({"train.stop_at": "2000"}, "2000.*1000"),
+        ({"seed": "-1"}, "seed is -1"),
+        ({"seed.x": "1"}, "config.seed"),
+        ({"data": "3"}, "it is a section"),
+        ({"mesh.rules.width": "sideways"}, None),
+    ],
+    ids=str,
+)
+def test_a_wrong_key_type_or_value_is_one_clear_line(file, overrides, message):
+    if message is None:  # only the mesh knows its axes
+        assert load(str(file), overrides).mesh.rules.width == "sideways"
+        return
+    with pytest.raises(UserError, match=message) as error:
+        load(str(file), overrides)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(:\n", "some.py:1: SyntaxError"),
+        ("x = 1\n", "get_config"),
+        ("def get_config():\n    y = 1\n    return z\n", "some.py:3: NameError"),
+        ("def get_config():\n    return 5\n", "returned int"),
+        ("def get_config():\n    return {'train': {'steps': '10'}}\n", "'10'.*whole number"),
+        ("def get_config():\n    return {'train': {'steps': True}}\n", "True.*whole number"),
+        ("def get_config():\n    return {'train': 5}\n", "is a section"),
+    ],
+)
+def test_a_broken_file_is_named_with_its_line(file, text, message):
+    file.write_text(text)
+    with pytest.raises(UserError, match=message):
+        load(str(file))
+
+
+def test_a_missing_file_names_the_nearest(file):
+    with pytest.raises(UserError, match="did you mean .*some.py"):
+        load(str(file.parent / "sone.py"))
+
+
+def test_complete_is_idempotent():
+    config = complete(ConfigDict({"model": {"preset": "gpt2"}}))
+    assert complete(config.to_dict()).to_dict() == config.to_dict()

@@ -1,0 +1,103 @@
+"""The command line as a user meets it: three commands, and wrong input."""
+
+import json
+
+import pytest
+
+from jaxpretrain.main import main, take_overrides
+from support import tiny_run
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_config_file, tmp_path_factory):
+    workdirs = {}
+    for name in ("mlm", "clm"):
+        workdirs[name] = tmp_path_factory.mktemp("runs") / name
+        arguments = [
+            "train", f"--config={tiny_config_file}", f"--workdir={workdirs[name]}",
+            f"--config.objective.name={name}", "--verify",
+        ]  # fmt: skip
+        assert main(arguments) == 0
+    return workdirs
+
+
+def test_prepare_again_says_that_it_is_done(tiny_config_file, capsys):
+    assert main(["prepare", f"--config={tiny_config_file}"]) == 0
+    assert "already prepared" in capsys.readouterr().err
+
+
+def test_evaluate_prints_numbers_and_examples(finished, capsys):
+    for name, word in (("mlm", "[MASK]"), ("clm", "→")):
+        assert main(["evaluate", f"--workdir={finished[name]}", "--split=test"]) == 0
+        out = capsys.readouterr().out
+        for expected in ("loss", "unigram model", "bits per byte", "loss.png", word):
+            assert expected in out
+        found = json.loads((finished[name] / "evaluation.json").read_text())
+        assert found["split"] == "test" and f"{found['loss']:.4f}" in out
+
+
+def test_evaluating_twice_gives_the_same_numbers_and_the_stored_ones(finished):
+    for name in ("mlm", "clm"):
+        arguments = ["evaluate", f"--workdir={finished[name]}", "--split=validation"]
+        results = []
+        for _ in range(2):
+            main(arguments + ["--checkpoint=latest"])
+            results.append(json.loads((finished[name] / "evaluation.json").read_text()))
+        assert results[0] == results[1]
+        summary = json.loads((finished[name] / "summary.json").read_text())["eval"]
+        assert summary["loss"] == results[0]["loss"]
+        assert summary["unigram_loss"] == results[0]["unigram_loss"]
+
+
+def test_overrides_are_taken_in_both_spellings():
+    rest, overrides = take_overrides(
+        ["train", "--config=a.py", "--config.x.y=1=2", "--config.z", "-3", "--verify"]
+    )
+    assert rest == ["train", "--config=a.py", "--verify"]
+    assert overrides == {"x.y": "1=2", "z": "-3"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--config={file}", "--config.objective.mask_rat=0.3"], "did you mean"),
+        (["train", "--config={file}", "--config.objective.mask_rate"], "has no value"),
+        (["train", "--config=nowhere.py"], "no config file nowhere.py"),
+        (["train", "--config={file}", "--config.store.path={tmp}/none"], "jaxpretrain prepare"),
+        (["train", "--config={file}", "--config.data.batch_size=9"], "batch_size is 9.* 8 devices"),
+        (["train", "--config={file}", "--config.train.microbatches=3"], "8 devices x 3"),
+        (["train", "--config={file}", "--config.mesh.fsdp=3"], "mesh.fsdp 3.* 8 devices"),
+        (["train", "--config={file}", "--config.mesh.rules.width=up"], "'up'.*data.*fsdp"),
+        (["train", "--config={file}", "--config.tokenizer.kind=word"], "unigram"),
+        (["train", "--config={file}", "--config.tokenizer.vocab_size=99"], "700.* 99"),
+        (["train", "--config={file}", "--config.store.test_fraction=.2"], "0.1.* 0.2"),
+        (["evaluate", "--workdir={tmp}"], "holds no run"),
+        (["evaluate"], "--workdir"),
+    ],
+    ids=str,
+)
+def test_wrong_input_is_one_line_and_status_2(
+    arguments, message, tiny_config_file, tmp_path, capsys
+):
+    import re
+
+    filled = [a.format(file=tiny_config_file, tmp=tmp_path) for a in arguments]
+    filled += [f"--workdir={tmp_path / 'run'}"] if filled[0] == "train" else []
+    assert main(filled) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1 and error[0].startswith("error: ")
+    assert re.search(message, error[0]), error[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_store_is_named(tmp_path, capsys):
+    file = tiny_run.write(tmp_path)
+    assert main(["prepare", f"--config={file}"]) == 0
+    shard = next((tmp_path / "store" / "text").glob("*-train.tokens"))
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    capsys.readouterr()
+    command = ["train", f"--config={file}", f"--workdir={tmp_path / 'run'}", "--verify"]
+    assert main(command) == 2
+    assert f"{shard.name} is damaged" in capsys.readouterr().err

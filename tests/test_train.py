@@ -1,0 +1,196 @@
+"""Whole runs: what they leave behind, and that they can be cut anywhere and go on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxpretrain.assemble import assemble
+from jaxpretrain.checkpoint import Checkpoints
+from jaxpretrain.errors import UserError
+from jaxpretrain.metrics import read_metrics
+from jaxpretrain.train import train
+from support import tiny_run
+
+ROOT = Path(__file__).parents[1]
+
+
+def final_state(config, workdir):
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    state = checkpoints.restore(checkpoints.latest(), assemble(config).abstract)
+    checkpoints.close()
+    return jax.device_get(state)
+
+
+def assert_same_bits(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y), a, b)
+
+
+@pytest.fixture(scope="module", params=["mlm", "clm"])
+def straight(request, tiny_config_file, tmp_path_factory):
+    """A run of 8 steps in one go, on one device, with dropout."""
+    options = {"objective__name": request.param, "mesh__data": 1, "mesh__fsdp": 8}
+    config = tiny_run.config(tiny_config_file, **options)
+    workdir = tmp_path_factory.mktemp("runs") / request.param
+    return options, config, workdir, train(config, workdir)
+
+
+def test_resuming_gives_the_bits_of_the_uninterrupted_run(straight, tiny_config_file, tmp_path):
+    options, config, workdir, _ = straight
+    for stop in (4, 6, 0):
+        half = tiny_run.config(tiny_config_file, train__stop_at=stop, **options)
+        train(half, tmp_path)
+        if stop:
+            assert Checkpoints(tmp_path / "checkpoints").latest() == stop
+    assert_same_bits(final_state(config, workdir), final_state(config, tmp_path))
+    straight_rows, resumed_rows = read_metrics(workdir), read_metrics(tmp_path)
+    losses = [{r["step"]: r["loss"] for r in rows if "loss" in r}
+              for rows in (straight_rows, resumed_rows)]  # fmt: skip
+    shared = losses[0].keys() & losses[1].keys()
+    assert shared >= {2, 4, 6, 8}
+    assert all(losses[0][step] == losses[1][step] for step in shared)
+
+
+def test_another_seed_gives_another_run(straight, tiny_config_file, tmp_path):
+    options, config, workdir, _ = straight
+    other = tiny_run.config(tiny_config_file, seed=1, **options)
+    train(other, tmp_path)
+    a, b = final_state(config, workdir), final_state(other, tmp_path)
+    assert not np.array_equal(a.params["tokens"]["embedding"], b.params["tokens"]["embedding"])
+
+
+def test_tf_and_threads_give_the_bits_of_the_same_run(straight, tiny_config_file, tmp_path):
+    options, config, workdir, _ = straight
+    train(tiny_run.config(tiny_config_file, data__loader="tf", **options), tmp_path)
+    assert_same_bits(final_state(config, workdir), final_state(config, tmp_path))
+
+
+def test_a_run_leaves_what_a_person_needs(straight):
+    options, config, workdir, summary = straight
+    assert json.loads((workdir / "summary.json").read_text()) == summary
+    assert summary["config"] == json.loads((workdir / "config.json").read_text())
+    assert summary["steps"] == 8 and summary["tokens"] == 8 * 8 * 32
+    assert summary["tokens_per_second"] > 0 and summary["train_seconds"] > 0
+    width, mlp, vocab = 16, 64, 700
+    block = 4 * width * width + 2 * width * mlp + 2 * width
+    assert summary["parameters"] == vocab * width + 2 * block + width
+    objective = assemble(config).objective
+    assert summary["flops"] == 8 * 8 * objective.flops(32)
+    held = summary["eval"]
+    assert held["unigram_loss"] > 0 and held["loss"] > 0 and held["predicted"] > 0
+    if options["objective__name"] == "clm":
+        assert held["bits_per_byte"] > 0 and held["bits_per_hidden_byte"] is None
+    else:
+        assert held["bits_per_byte"] is None and held["bits_per_hidden_byte"] > 0
+    assert (workdir / "tokenizer.model").exists()
+    assert (workdir / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert list((workdir / "tensorboard").glob("events*"))
+    rows = read_metrics(workdir)
+    assert [row["step"] for row in rows if "eval_loss" in row] == [4, 8]
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 4, 6, 8]
+    assert {"loss", "grad_norm", "learning_rate", "tokens", "seconds", "step_seconds",
+            "tokens_per_second", "mfu"} <= rows[2].keys()  # fmt: skip
+
+
+def test_a_finished_run_can_be_run_again(straight):
+    _, config, workdir, summary = straight
+    again = train(config, workdir)
+    assert again["steps"] == 8 and again["eval"] == summary["eval"]
+
+
+def test_resume_on_other_devices(straight, tiny_config_file, tmp_path):
+    """Saved on a mesh of 8, restored on 2 × 4 and on 8 × 1: the same bits, the same stream."""
+    options, config, workdir, _ = straight
+    before = final_state(config, workdir)
+    for shape in ({"mesh__data": 2, "mesh__fsdp": 4}, {"mesh__data": 8, "mesh__fsdp": 1}):
+        other = tiny_run.config(tiny_config_file, **options | shape)
+        assert_same_bits(before, final_state(other, workdir))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"objective__mask_rate": 0.4}, "objective.mask_rate = 0.15"),
+        ({"train__steps": 16}, "train.steps = 8"),
+        ({"data__batch_size": 16}, "data.batch_size = 8"),
+    ],
+)
+def test_a_workdir_of_another_config_is_refused(tiny_config_file, tmp_path, change, named):
+    train(tiny_run.config(tiny_config_file, train__stop_at=2), tmp_path)
+    with pytest.raises(UserError, match=named):
+        train(tiny_run.config(tiny_config_file, **change), tmp_path)
+    # What does not touch the parameters may change.
+    train(tiny_run.config(tiny_config_file, train__log_every=1, train__stop_at=2), tmp_path)
+
+
+def test_a_workdir_of_another_tokenizer_or_store_is_refused(tiny_config_file, tmp_path):
+    from jaxpretrain.assemble import prepare_store
+
+    train(tiny_run.config(tiny_config_file, train__stop_at=2), tmp_path / "run")
+    other = tiny_run.config(
+        tiny_config_file, store__path=tmp_path / "store", store__test_fraction=0.2
+    )
+    prepare_store(other)
+    with pytest.raises(UserError, match="another (tokenizer|token store)"):
+        train(other, tmp_path / "run")
+
+
+def test_sigterm_saves_and_the_next_start_goes_on(tiny_config_file, tmp_path):
+    command = [
+        sys.executable, "-m", "jaxpretrain.main", "train", f"--config={tiny_config_file}",
+        f"--workdir={tmp_path / 'run'}", "--config.train.steps=100000",
+        "--config.evaluate.every=0", "--config.checkpoint.every=0", "--config.train.log_every=1",
+    ]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    deadline = time.monotonic() + 120
+    while len(read_metrics(tmp_path / "run")) < 3 and time.monotonic() < deadline:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 143, output
+    assert "stopped by SIGTERM" in output and "Traceback" not in output
+    stopped = Checkpoints(tmp_path / "run" / "checkpoints").latest()
+    assert stopped >= 2 and f"step {stopped}" in output
+
+
+def test_keeps_the_best_and_the_latest(tiny_config_file, tmp_path, monkeypatch):
+    losses = iter([3.0, 1.0, 2.0, 2.5])
+
+    class Faked:
+        def __init__(self, *_):
+            pass
+
+        def __call__(self, params):
+            from jaxpretrain.evaluation.heldout import HeldOut
+
+            return HeldOut(next(losses), 0.0, 5.0, None, 1.0, 10)
+
+    monkeypatch.setattr("jaxpretrain.train.Evaluator", Faked)
+    config = tiny_run.config(tiny_config_file, evaluate__every=2, checkpoint__every=2)
+    train(config, tmp_path)
+    kept = Checkpoints(tmp_path / "checkpoints")
+    assert (kept.best(), kept.latest()) == (4, 8)
+    saved = {p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()}
+    assert saved == {"4", "8"}
+
+
+def test_metrics_of_steps_that_were_not_saved_are_dropped(tiny_config_file, tmp_path):
+    config = tiny_run.config(tiny_config_file, train__stop_at=4)
+    train(config, tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 6, "loss": 1.0, "tokens": 1, "seconds": 1.0}) + "\n")
+        file.write('{"step": 7, "lo')
+    train(tiny_run.config(tiny_config_file), tmp_path)
+    steps = [row["step"] for row in read_metrics(tmp_path) if "loss" in row]
+    assert steps == sorted(set(steps)) and steps[-1] == 8
