@@ -1,7 +1,6 @@
 """The command line: ``jaxpretrain COMMAND --config=FILE [--config.KEY=VALUE …]``."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,8 +32,6 @@ def run(arguments: list[str]) -> int:
     """Parses and dispatches; raises UserError for what the user can mend."""
     arguments, overrides = take_overrides(arguments)
     options = parser().parse_args(arguments)
-    # Quiet before JAX and TensorFlow are imported; what matters is printed by us.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     quiet_libraries()
     if options.command == "evaluate":
         from jaxpretrain.evaluate import evaluate

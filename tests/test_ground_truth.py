@@ -21,10 +21,10 @@ from jaxpretrain.types import Batch
 from support.markov import MarkovSource
 from support.small import SPECIAL, small_backbone, small_vocab
 
-STATES, LENGTH, ROWS = 8, 32, 64
+STATES, LENGTH, ROWS = 8, 16, 64
 SOURCE = MarkovSource.random(STATES, seed=6, concentration=0.3)
 VOCAB = small_vocab(regular=STATES)
-RATE = 0.15
+RATE = 0.3
 
 
 def text(seed, rows=ROWS, first=0) -> Batch:
@@ -71,7 +71,7 @@ def true_causal_loss():
 def test_causal_loss_comes_within_two_percent_of_the_entropy_rate_from_above():
     rate = SOURCE.entropy_rate()
     loss, truth = held_out_loss(CLM(), steps=400), true_causal_loss()
-    # 127,000 symbols: the sample's own entropy is within 1 % of the rate.
+    # 61,000 symbols: the sample's own entropy is within 1 % of the rate.
     assert truth == pytest.approx(rate, rel=0.01)
     # Against the chain on the same symbols the sampling error nearly cancels.
     assert truth - 1e-3 <= loss <= truth + 0.02 * rate
@@ -82,9 +82,9 @@ MASKED = {"mask_rate": RATE, "eval_mask_rate": RATE, "mask_share": 1.0, "random_
 
 def test_masked_loss_comes_within_three_percent_of_the_two_sided_posterior():
     truth = SOURCE.exact_masked_entropy(LENGTH, RATE)
-    loss = held_out_loss(MLM(**MASKED), steps=1200)
-    # 20,000 hidden symbols with a standard deviation near 0.8: 2 standard errors are 0.011.
-    assert truth - 0.012 <= loss <= 1.03 * truth
+    loss = held_out_loss(MLM(**MASKED), steps=1000)
+    # 20,000 hidden symbols with a standard deviation near 0.9: 2 standard errors are 0.013.
+    assert truth - 0.013 <= loss <= 1.03 * truth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ class CausalMLM(MLM):
 def test_masked_loss_with_causal_visibility_cannot_reach_it():
     both = SOURCE.exact_masked_entropy(LENGTH, RATE)
     left = SOURCE.exact_masked_entropy(LENGTH, RATE, sees="left")
-    loss = held_out_loss(CausalMLM(**MASKED), steps=800)
+    loss = held_out_loss(CausalMLM(**MASKED), steps=600)
     assert left > 1.2 * both
     assert left - 0.015 <= loss <= 1.05 * left
 

@@ -7,7 +7,6 @@ run resumes by asking for a later ``start_step``.
 """
 
 import importlib.util
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ import numpy as np
 
 from jaxpretrain.data.order import Order
 from jaxpretrain.data.rows import DocumentRows, PackedRows
+from jaxpretrain.data.tensorflow_quietly import import_tensorflow
 from jaxpretrain.errors import UserError
 from jaxpretrain.types import Batch
 
@@ -159,9 +159,8 @@ def _load(read: Callable[[int], Batch], steps: range, loader: str) -> Iterator[B
         return _load_with_threads(read, steps)
     if loader != "tf":
         raise UserError(f"there is no loader {loader!r}: use auto, tf or threads")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # else the import prints advice on CPUs
     try:
-        import tensorflow as tf
+        tf = import_tensorflow()
     except ImportError as error:
         raise UserError(
             f"loader 'tf' cannot import TensorFlow ({error}): pip install 'jaxpretrain[tfds]', "
@@ -186,10 +185,6 @@ def _load_with_threads(read: Callable[[int], Batch], steps: range) -> Iterator[B
 
 
 def _load_with_tf(tf, read: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
-    try:
-        tf.config.set_visible_devices([], "GPU")  # or TensorFlow would take the GPUs' memory
-    except RuntimeError:
-        pass  # TensorFlow was started by someone else, who has decided this already
     failures: dict[int, BaseException] = {}
 
     def read_step(step: np.ndarray) -> tuple[np.ndarray, ...]:

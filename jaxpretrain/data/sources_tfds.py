@@ -12,6 +12,7 @@ from typing import Any
 
 from jaxpretrain.data import sources_base as base
 from jaxpretrain.data.sources_base import Document, InputRules
+from jaxpretrain.data.tensorflow_quietly import import_tensorflow
 from jaxpretrain.errors import UserError
 
 
@@ -156,8 +157,7 @@ class TfdsPart:
         yield from self._read(examples, skipped)
 
     def _read(self, examples: Iterator[dict], skipped: Counter) -> Iterator[Document]:
-        import tensorflow as tf
-
+        tf = import_tensorflow()
         while True:
             try:
                 example = next(examples, None)
@@ -179,16 +179,11 @@ def import_tfds() -> Any:
     Raises:
         UserError: it is not installed.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        import tensorflow as tf
+        import_tensorflow()
         import tensorflow_datasets as tfds
     except ImportError:
         base.missing_package("tensorflow_datasets", "tfds")
-    try:
-        tf.config.set_visible_devices([], "GPU")  # by default it would take all the memory
-    except RuntimeError:
-        pass  # this process has used TensorFlow's GPUs before; they cannot be hidden any more
     return tfds
 
 

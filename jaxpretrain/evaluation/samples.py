@@ -96,7 +96,7 @@ def fill_gaps(
             Gap(
                 text=" ".join(f"{before} [MASK]{_glue(tokenizer, row[place + 1])}{after}".split()),
                 truth=tokenizer.decode([int(truth)]).strip(),
-                candidates=[(tokenizer.decode([int(i)]).strip(), float(p[i])) for i in best],
+                candidates=[(_shown(tokenizer, i), float(p[i])) for i in best],
             )
         )
     return gaps
@@ -161,6 +161,12 @@ def _pad(rows, length, pad):
 
 def _words(tokenizer: Tokenizer) -> list[str]:
     return [tokenizer.decode([i]).strip() for i in range(tokenizer.vocab.size)]
+
+
+def _shown(tokenizer: Tokenizer, piece: int) -> str:
+    """A piece as a word; what is no word, such as a newline or spaces, as it is."""
+    text = tokenizer.decode([int(piece)])
+    return text.strip() or text
 
 
 def _glue(tokenizer: Tokenizer, following: int) -> str:
