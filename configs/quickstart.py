@@ -1,15 +1,24 @@
-"""Quickstart."""
+"""Masked language modelling on the documentation of the running Python, in two minutes on a laptop.
+
+    launch/local.sh
+
+RESULT
+"""
 
 from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """The documentation of the running Python, a small encoder, masked language modelling."""
+    """A small encoder on the embedded corpus; every other key has its default."""
     config = ConfigDict()
-    config.objective = {"name": "mlm"}
+    config.source = {"name": "embedded"}
+    config.store = {"validation_fraction": 0.05, "test_fraction": 0.05}
     config.tokenizer = {"vocab_size": 4096}
-    config.model = {"width": 128, "layers": 2, "heads": 2}
+    config.objective = {"name": "mlm"}
+    config.model = {"preset": "base", "width": 128, "layers": 2, "heads": 2}
     config.data = {"length": 128, "batch_size": 32}
-    config.optimizer = {"learning_rate": 2e-3}
-    config.train = {"steps": 300}
+    config.optimizer = {"learning_rate": 2e-3, "warmup_steps": 50}
+    config.train = {"steps": 450}
+    config.evaluate = {"every": 150}
+    config.checkpoint = {"every": 150}
     return config

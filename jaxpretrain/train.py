@@ -4,6 +4,8 @@ import itertools
 import json
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -79,18 +81,17 @@ def train(config: ConfigDict, workdir: Path, *, verify: bool = False) -> dict:
     interrupted = catch_sigterm()
 
     # Loop. Metrics are fetched after the next step has been sent off, so the device never waits.
-    # The clock leaves out compilation, evaluation and saving.
+    # The clock leaves out the first step, which compiles, and evaluation and saving.
     clock = Clock(log.seconds)
     pending = None
     step, evaluated = start, None
     for step, batch in zip(
         range(start + 1, stop + 1), training_batches(pieces, start, stop), strict=True
     ):
+        state, metrics = step_function(state, batch)
         if step == start + 1:
-            with clock.paused():  # this one compiles
-                state, metrics = jax.block_until_ready(step_function(state, batch))
-        else:
-            state, metrics = step_function(state, batch)
+            jax.block_until_ready(state)
+            clock = Clock(log.seconds)
         progress.advance()
         if pending is not None:
             write_step(*pending, log, progress, clock)
@@ -99,13 +100,14 @@ def train(config: ConfigDict, workdir: Path, *, verify: bool = False) -> dict:
         if step % config.train.log_every == 0 or last or step == start + 1:
             pending = (step, metrics, batch_size * length, flops_per_step, peak)
         evaluated = None
-        if last or is_due(step, config.evaluate.every):
+        if step == stop or is_due(step, config.evaluate.every):
             if pending is not None:
                 write_step(*pending, log, progress, clock)
                 pending = None
+            jax.block_until_ready(state)
+            values = {"tokens": step * batch_size * length, "seconds": clock.seconds}
             with clock.paused():
                 evaluated = evaluator(state.params)
-                values = {"tokens": step * batch_size * length, "seconds": clock.seconds}
                 held = {
                     f"eval_{key}": value
                     for key, value in evaluated._asdict().items()
@@ -114,11 +116,14 @@ def train(config: ConfigDict, workdir: Path, *, verify: bool = False) -> dict:
                 log.write(step, values | held)
                 progress.show(step, {"held-out loss": evaluated.loss}, always=True)
         if last or is_due(step, config.checkpoint.every):
+            jax.block_until_ready(state)
             with clock.paused():
                 checkpoints.save(state, None if evaluated is None else evaluated.loss)
         if last:
             break
-    jax.block_until_ready(state.params)
+    if pending is not None:
+        write_step(*pending, log, progress, clock)
+    seconds = clock.seconds if step > start else log.seconds
     checkpoints.close()
     progress.close()
     log.close()
@@ -129,7 +134,6 @@ def train(config: ConfigDict, workdir: Path, *, verify: bool = False) -> dict:
     # Sum up.
     if evaluated is None:  # the run had already been at its end
         evaluated = evaluator(state.params)
-    seconds = clock.seconds
     summary = {
         "config": config.to_dict(),
         "version": __version__,
@@ -178,18 +182,14 @@ class Clock:
         """Up to now."""
         return self._before + time.perf_counter() - self._start
 
-    def paused(self):
+    @contextmanager
+    def paused(self) -> Iterator[None]:
         """A context in which the clock stands still."""
-        clock = self
-
-        class Paused:
-            def __enter__(self):
-                self.begun = time.perf_counter()
-
-            def __exit__(self, *error):
-                clock._start += time.perf_counter() - self.begun
-
-        return Paused()
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._start += time.perf_counter() - begun
 
 
 def write_step(step, metrics, tokens_per_step, flops_per_step, peak, log, progress, clock) -> None:
