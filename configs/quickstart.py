@@ -16,9 +16,9 @@ def get_config() -> ConfigDict:
     config.tokenizer = {"vocab_size": 4096}
     config.objective = {"name": "mlm"}
     config.model = {"preset": "base", "width": 128, "layers": 2, "heads": 2}
-    config.data = {"length": 128, "batch_size": 32}
+    config.data = {"length": 128, "batch_size": 16}
     config.optimizer = {"learning_rate": 2e-3, "warmup_steps": 50}
-    config.train = {"steps": 450}
+    config.train = {"steps": 600}
     config.evaluate = {"every": 150}
     config.checkpoint = {"every": 150}
     return config

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -19,11 +20,13 @@ from jaxpretrain.data.prepare_request import tokenizer_request
 from jaxpretrain.data.rows import DocumentRows, PackedRows
 from jaxpretrain.data.store import Store
 from jaxpretrain.errors import UserError
+from jaxpretrain.evaluation.heldout import HeldOut, held_out
 from jaxpretrain.models.transformer import Backbone
 from jaxpretrain.objectives import Objective
 from jaxpretrain.optim import Optimizer
 from jaxpretrain.sharding import batch_sharding, check_batch, make_mesh
 from jaxpretrain.state import TrainState, abstract_state
+from jaxpretrain.step import jit_eval_step
 from jaxpretrain.types import Batch
 
 VIEWS = {"packed": PackedRows, "document": DocumentRows}
@@ -103,9 +106,11 @@ def check_store(config: ConfigDict, store: Store) -> None:
     Where the text came from may differ: a store can be copied to a machine that lacks the source.
     """
     request = store.manifest["request"]
-    training, _ = tokenizer_request(**config.tokenizer)
-    asked = {f"tokenizer.{key}": value for key, value in training.items()}
-    found = {f"tokenizer.{key}": value for key, value in request["tokenizer"].items()}
+    asked, found = {}, {}
+    if not config.tokenizer.file or Path(config.tokenizer.file).exists():
+        training, _ = tokenizer_request(**config.tokenizer)
+        asked = {f"tokenizer.{key}": value for key, value in training.items()}
+        found = {f"tokenizer.{key}": value for key, value in request["tokenizer"].items()}
     for key in ("validation_fraction", "test_fraction"):
         asked[f"store.{key}"], found[f"store.{key}"] = config.store[key], request["split"][key]
     asked["source names"] = sorted(config_lib.sources(config)[0])
@@ -141,10 +146,27 @@ def training_batches(pieces: Pieces, start: int, stop: int) -> Iterator[Batch]:
     return to_device(batches, batch_sharding(pieces.mesh), config.data.prefetch)
 
 
-def held_out_batches(pieces: Pieces, split: str) -> Iterator[Batch]:
-    """All rows of a held-out split, on the devices."""
+def held_out_rows(pieces: Pieces, split: str) -> PackedRows | DocumentRows:
+    """The rows of a held-out split.
+
+    Raises:
+        UserError: it has none.
+    """
+    view = VIEWS[pieces.objective.view]
+    rows = view(pieces.store.sets(split), pieces.config.data.length)
+    if not rows.rows_total:
+        raise UserError(
+            f"the {split} split of {pieces.store.path} has no documents: raise "
+            f"store.{split}_fraction, now {pieces.config.store[f'{split}_fraction']}, "
+            "and prepare again"
+        )
+    return rows
+
+
+def held_out_batches(pieces: Pieces, split: str, limit: int = 0) -> Iterator[Batch]:
+    """All rows of a held-out split (or so many batches of them), on the devices."""
     config, objective = pieces.config, pieces.objective
-    rows = VIEWS[objective.view](pieces.store.sets(split), config.data.length)
+    rows = held_out_rows(pieces, split)
     batches = eval_batches(
         rows,
         batch_size=config.data.batch_size,
@@ -152,6 +174,7 @@ def held_out_batches(pieces: Pieces, split: str) -> Iterator[Batch]:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         loader="threads",  # nothing to gain from tf.data for a few batches
+        limit=limit,
     )
     return to_device(batches, batch_sharding(pieces.mesh), config.data.prefetch)
 
@@ -166,4 +189,48 @@ def training_counts(pieces: Pieces) -> np.ndarray:
     if weights is None:
         return sum(np.asarray(s.vocab_counts, np.float64) for s in sets)
     tokens, whole = sum(s.tokens_total for s in sets), sum(weights.values())
-    return sum(s.vocab_counts * (weights[s.name] / whole * tokens / s.tokens_total) for s in sets)
+    return sum(
+        s.vocab_counts * (weights[s.name] / whole * tokens / s.tokens_total)
+        for s in sets
+        if s.tokens_total
+    )
+
+
+def abstract_batch(pieces: Pieces) -> Batch:
+    """Shapes and placement of a step's batch."""
+    rows, length = pieces.config.data.batch_size, pieces.config.data.length
+    placed = batch_sharding(pieces.mesh)
+    flat = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=placed)
+    wide = jax.ShapeDtypeStruct((rows, length), jnp.int32, sharding=placed)
+    return Batch(wide, wide, wide, flat, flat)
+
+
+def identity(pieces: Pieces) -> dict[str, str]:
+    """SHA-256 of what a run must find unchanged when it goes on."""
+    return {
+        "tokenizer": pieces.store.tokenizer.sha256,
+        "token store": pieces.store.manifest["sha256"],
+    }
+
+
+class Evaluator:
+    """The held-out loss of the config's objective on one split of its store.
+
+    Raises:
+        UserError: the split is empty.
+    """
+
+    def __init__(self, pieces: Pieces, split: str):
+        held_out_rows(pieces, split)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, pieces.abstract.params)
+        self._step = jit_eval_step(pieces.objective, shardings)
+        self._counts = training_counts(pieces)
+        self._pieces, self._split = pieces, split
+
+    def __call__(self, params: dict, limit: int = 0) -> HeldOut:
+        """Evaluates parameters on all rows, or on so many batches of rows spread over them.
+
+        The corruption is the same at every call.
+        """
+        batches = held_out_batches(self._pieces, self._split, limit)
+        return held_out(self._step, params, batches, self._pieces.objective, self._counts)

@@ -1,6 +1,7 @@
 """Saving and restoring with Orbax, and what a run must agree with before it goes on."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,23 +14,22 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from jaxpretrain.config import flatten
+from jaxpretrain.data.tokenizer import Tokenizer
 from jaxpretrain.errors import UserError
 from jaxpretrain.state import TrainState
 
-# Keys that may change between two parts of a run: they do not touch the parameters.
-FREE_KEYS = (
-    "store.",
+# What may change between two parts of a run, because it does not touch the parameters: whole
+# sections (the token store and the tokenizer are compared by their checksums), and single keys.
+FREE_SECTIONS = ("source", "store", "tokenizer", "mesh", "checkpoint", "evaluate")
+FREE_KEYS = {
     "data.loader",
     "data.prefetch",
-    "mesh.",
-    "checkpoint.",
-    "evaluate.",
     "train.stop_at",
     "train.log_every",
     "model.attention",
     "model.scan_layers",
     "model.remat",
-)
+}
 
 
 class Checkpoints:
@@ -39,11 +39,13 @@ class Checkpoints:
     appears under its name only when it is whole.
 
     Args:
-        folder: made if it does not exist.
+        folder: made if it does not exist, unless it is only read.
         keep_latest: how many of the latest to keep.
+        read_only: for a look at a run that another process may be training.
     """
 
-    def __init__(self, folder: Path, *, keep_latest: int = 1):
+    def __init__(self, folder: Path, *, keep_latest: int = 1, read_only: bool = False):
+        self._folder = folder
         best = BestN(
             get_metric_fn=lambda metrics: -metrics["loss"],
             n=1,
@@ -54,7 +56,9 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy([LatestN(keep_latest), best]),
                 best_fn=lambda metrics: -metrics["loss"],
-                cleanup_tmp_directories=True,
+                create=not read_only,
+                read_only=read_only,
+                cleanup_tmp_directories=not read_only,
             ),
         )
 
@@ -69,26 +73,39 @@ class Checkpoints:
 
     def save(self, state: TrainState, held_out_loss: float | None = None) -> None:
         """Starts saving a state under its step; returns when its arrays have been copied."""
-        metrics = None if held_out_loss is None else {"loss": held_out_loss}
+        # A loss that is not a number would rank as the best.
+        good = held_out_loss is not None and math.isfinite(held_out_loss)
+        metrics = {"loss": held_out_loss} if good else None
         self._manager.save(
             int(state.step), args=ocp.args.StandardSave(state), metrics=metrics, force=True
         )
 
     def restore(self, step: int, abstract: TrainState) -> TrainState:
         """The state saved at a step, placed as the abstract state says, whatever mesh saved it."""
-        return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        try:
+            return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        except (ValueError, OSError) as error:  # JSONDecodeError is a ValueError
+            raise self._unreadable(step, error) from error
 
     def restore_params(self, step: int, abstract: Any) -> Any:
         """The parameters alone."""
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.PyTreeRestore(
-                item={"params": abstract},
-                restore_args=ocp.checkpoint_utils.construct_restore_args({"params": abstract}),
-                partial_restore=True,
-            ),
-        )
+        item = {"params": abstract}
+        how = ocp.checkpoint_utils.construct_restore_args(item)
+        try:
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True),
+            )
+        except (ValueError, OSError) as error:
+            raise self._unreadable(step, error) from error
         return restored["params"]
+
+    def _unreadable(self, step: int, error: Exception) -> UserError:
+        reason = " ".join(str(error).split())[:200]
+        return UserError(
+            f"checkpoint {step} in {self._folder} is damaged or of another model ({reason}): "
+            "delete it to go on from the one before, or give another --workdir"
+        )
 
     def close(self) -> None:
         """Waits for what is being saved."""
@@ -96,19 +113,50 @@ class Checkpoints:
         self._manager.close()
 
 
-def check_same_run(workdir: Path, config: Mapping[str, Any], identity: Mapping[str, str]) -> None:
-    """Raises UserError unless a workdir's stored run is the one about to go on.
+def claim_workdir(
+    workdir: Path, config: Mapping[str, Any], tokenizer: Tokenizer, identity: Mapping[str, str]
+) -> None:
+    """Writes into an empty workdir what the run is, or checks that a used one is of the same run.
 
     Args:
-        workdir: a folder with ``config.json`` and ``run.json``.
-        config: the config about to run, as dotted keys and values.
-        identity: name and checksum of each thing that must be the same (tokenizer, store).
+        workdir: made if it does not exist.
+        config: complete and nested.
+        tokenizer: of the store.
+        identity: name and SHA-256 of each thing that must be the same: tokenizer, token store.
+
+    Raises:
+        UserError: the workdir holds another run, a damaged one, or cannot be written.
     """
-    stored = flatten(json.loads((workdir / "config.json").read_text()))
+    if (workdir / "run.json").exists():
+        check_same_config(workdir, flatten(config))
+        check_identity(workdir, identity)
+        return
+    if any((workdir / "checkpoints").glob("[0-9]*")):
+        raise UserError(
+            f"{workdir} holds checkpoints but no run.json to tell what they are of: "
+            "give another --workdir"
+        )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        tokenizer.save(workdir / "tokenizer.model")
+        (workdir / "run.json").write_text(json.dumps(identity, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write the workdir {workdir}: {error.strerror}") from None
+
+
+def check_same_config(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Raises UserError unless the stored config agrees in all that touches the parameters.
+
+    Args:
+        workdir: a folder with ``config.json``.
+        config: the config about to run, as dotted keys and values.
+    """
+    stored = flatten(read_json(workdir / "config.json"))
     different = [
         key
         for key in sorted(stored.keys() | config.keys())
-        if not key.startswith(FREE_KEYS) and stored.get(key) != config.get(key)
+        if not is_free(key) and stored.get(key) != config.get(key)
     ]
     if different:
         key, more = different[0], len(different) - 1
@@ -117,11 +165,35 @@ def check_same_run(workdir: Path, config: Mapping[str, Any], identity: Mapping[s
             f"{workdir} holds a run with config.{key} = {stored.get(key)!r}, and now it is "
             f"{config.get(key)!r}{others}: go on with the same config, or give another --workdir"
         )
-    known = json.loads((workdir / "run.json").read_text())
+
+
+def is_free(key: str) -> bool:
+    """Whether a dotted key of the config may change between two parts of a run."""
+    if key.startswith("source.parts.") and key.endswith(".weight"):
+        return False  # the order of the rows follows from it
+    return key in FREE_KEYS or key.split(".")[0] in FREE_SECTIONS
+
+
+def check_identity(workdir: Path, identity: Mapping[str, str]) -> None:
+    """Raises UserError unless tokenizer and token store are those that the run began with."""
+    known = read_json(workdir / "run.json")
     for name, checksum in identity.items():
         if known.get(name) != checksum:
             raise UserError(
-                f"{workdir} holds a run with another {name} (sha256 {known.get(name, '')[:12]}…, "
-                f"now {checksum[:12]}…): point config.store.path to the store that it began with, "
-                "or give another --workdir"
+                f"{workdir} holds a run with another {name} (sha256 "
+                f"{str(known.get(name, ''))[:12]}…, now {checksum[:12]}…): point "
+                "config.store.path to the store that it began with, or give another --workdir"
             )
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object of a run's folder; UserError where it is missing or damaged."""
+    try:
+        value = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged: it is not a JSON object; give another --workdir")
+    return value

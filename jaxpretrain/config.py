@@ -9,7 +9,6 @@ import dataclasses
 import difflib
 import importlib.util
 import inspect
-import json
 import math
 import types
 import typing
@@ -30,10 +29,10 @@ from jaxpretrain.settings import (
     CheckpointSettings,
     DataSettings,
     EvaluateSettings,
-    MeshSettings,
     StoreSettings,
     TrainSettings,
 )
+from jaxpretrain.sharding import DEFAULT_RULES, make_mesh
 
 
 class Setting(NamedTuple):
@@ -44,9 +43,10 @@ class Setting(NamedTuple):
 
 
 class FromCommandLine(NamedTuple):
-    """A value as typed, still to be read as the type of its key."""
+    """A value as typed, still to be read as the type of its key, and what the file had there."""
 
     text: str
+    in_file: Any = None
 
 
 class Selected(NamedTuple):
@@ -98,7 +98,8 @@ SECTIONS: dict[str, dict[str, Setting] | Selected] = {
     "objective": Selected("name", "mlm", OBJECTIVES, lambda name: settings_of(OBJECTIVES[name])),
     "optimizer": settings_of(make_optimizer, without=("total_steps",)),
     "train": settings_of(TrainSettings),
-    "mesh": settings_of(MeshSettings),
+    "mesh": settings_of(make_mesh, without=("devices",))
+    | {"rules": Setting(dict[str, str], DEFAULT_RULES)},
     "checkpoint": settings_of(CheckpointSettings),
     "evaluate": settings_of(EvaluateSettings),
 }
@@ -134,7 +135,9 @@ def complete(raw: Mapping[str, Any] | ConfigDict) -> ConfigDict:
     for name, section in SECTIONS.items():
         given = raw.get(name, {})
         if not isinstance(given, Mapping):
-            raise UserError(f"config.{name} is {given!r}: it is a section, set the keys below it")
+            raise UserError(
+                f"config.{name} is {_text(given)!r}: it is a section, set the keys below it"
+            )
         done[name] = _complete_section(name, section, given)
     config = ConfigDict(done)
     check(config)
@@ -143,8 +146,8 @@ def complete(raw: Mapping[str, Any] | ConfigDict) -> ConfigDict:
 
 def check(config: ConfigDict) -> None:
     """Raises UserError for values that no component would accept."""
-    if config.seed < 0:
-        raise UserError(f"seed is {config.seed}: it must not be negative")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"seed is {config.seed}: it must be in [0, 2**32)")
     StoreSettings(**config.store)
     data = DataSettings(**config.data)
     train = TrainSettings(**config.train)
@@ -169,8 +172,8 @@ def override(raw: dict[str, Any], key: str, text: str) -> None:
     for folder in folders:
         node = node.setdefault(folder, {})
         if not isinstance(node, dict):
-            raise UserError(f"config.{key}: config.{folder} has no keys below it")
-    node[last] = FromCommandLine(text)
+            raise UserError(f"config.{key} is not a setting: {folder} has no keys below it")
+    node[last] = FromCommandLine(text, in_file=node.get(last))
 
 
 def model_config(config: ConfigDict, vocab_size: int = 0) -> TransformerConfig:
@@ -205,11 +208,6 @@ def sources(config: ConfigDict) -> tuple[dict[str, Any], dict[str, float] | None
     }
 
 
-def to_json(config: ConfigDict) -> str:
-    """The config as it is stored beside a run."""
-    return json.dumps(config.to_dict(), indent=2) + "\n"
-
-
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A nested config as dotted keys and values."""
     flat = {}
@@ -226,6 +224,8 @@ def _read_file(path: str) -> dict[str, Any]:
     if not Path(file).is_file():
         near = sorted(str(p) for p in Path(file).parent.glob("*.py"))
         raise UserError(f"there is no config file {file}{_did_you_mean(file, near)}")
+    if Path(file).suffix != ".py":
+        raise UserError(f"{file} is no config file: it must be Python, with get_config(), in .py")
     spec = importlib.util.spec_from_file_location("jaxpretrain_config_file", file)
     module = importlib.util.module_from_spec(spec)
     try:
@@ -273,9 +273,12 @@ def _complete_selected(name: str, section: Selected, given: Mapping[str, Any]) -
         )
     settings = section.settings(picked)
     rest = {key: value for key, value in given.items() if key != section.key}
-    if isinstance(choice, FromCommandLine):
-        # The file spoke of another choice; what this one does not have does not apply.
-        rest = {k: v for k, v in rest.items() if k in settings or isinstance(v, FromCommandLine)}
+    before = getattr(choice, "in_file", None) or section.default
+    if isinstance(choice, FromCommandLine) and before in section.choices:
+        # The file spoke of another choice: keys that only that one has do not apply. (Presets have
+        # the same keys, so what the file sets stays.)
+        gone = section.settings(before).keys() - settings.keys()
+        rest = {k: v for k, v in rest.items() if k not in gone or isinstance(v, FromCommandLine)}
     return {section.key: picked} | _complete_section(name, settings, rest)
 
 
@@ -303,9 +306,16 @@ def _complete_mixture(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 def _checked(key: str, setting: Setting, value: Any) -> Any:
     kind = setting.type
     origin = typing.get_origin(kind)
-    if origin is dict:
-        inner = Setting(typing.get_args(kind)[1], None)
-        return {name: _checked(f"{key}.{name}", inner, item) for name, item in value.items()}
+    if origin is dict:  # its keys are those of its default
+        if not isinstance(value, Mapping):
+            raise UserError(f"config.{key} is {_text(value)!r}: it is a section")
+        kind_of_item = typing.get_args(kind)[1]
+        inner = {name: Setting(kind_of_item, item) for name, item in setting.default.items()}
+        return _complete_section(key, inner, value)
+    if isinstance(value, Mapping):
+        raise UserError(
+            f"config.{key} has no keys below it: it must be {_TYPES.get(kind, 'one value')}"
+        )
     if isinstance(value, FromCommandLine):
         value = _read(key, kind, value.text)
     if origin is Literal:

@@ -43,8 +43,11 @@ def budget(eligible: Array, rate: Array | float) -> Array:
 
 
 def slots_for(length: int, rate: float) -> int:
-    """The number of slots that `budget` never exceeds on rows of `length` tokens."""
-    return max(1, min(length, int(length * rate + 0.5)))
+    """A number of slots that `budget` never exceeds on rows of `length` tokens.
+
+    A little is added to what float64 gives, since `budget` rounds in float32.
+    """
+    return max(1, min(length, int(length * rate * (1 + 1e-6) + 0.5 + 1e-6)))
 
 
 def choose_tokens(key: Array, eligible: Array, count: Array, slots: int) -> Choice:

@@ -4,15 +4,13 @@ import json
 import math
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from jaxpretrain.assemble import Pieces, assemble
-from jaxpretrain.checkpoint import Checkpoints
+from jaxpretrain.assemble import Evaluator, Pieces, assemble, identity
+from jaxpretrain.checkpoint import Checkpoints, check_identity, read_json
 from jaxpretrain.config import complete, override
 from jaxpretrain.errors import UserError
 from jaxpretrain.evaluation.samples import continue_text, fill_gaps
-from jaxpretrain.train import Evaluator
 
 
 def evaluate(
@@ -32,20 +30,23 @@ def evaluate(
     Raises:
         UserError: the folder holds no run, or no checkpoint yet.
     """
-    if not (workdir / "config.json").exists():
+    if not (workdir / "run.json").exists():
         raise UserError(f"{workdir} holds no run: train first, or give the --workdir of a run")
-    raw = json.loads((workdir / "config.json").read_text())
+    raw = read_json(workdir / "config.json")
     for key, text in overrides.items():
         override(raw, key, text)
     pieces = assemble(complete(raw))
-    checkpoints = Checkpoints(workdir / "checkpoints")
+    check_identity(workdir, identity(pieces))
+    evaluator = Evaluator(pieces, split)
+    if not (workdir / "checkpoints").is_dir():
+        raise UserError(f"{workdir} holds no checkpoint yet: train first")
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     step = checkpoints.best() if which == "best" else checkpoints.latest()
     if step is None:
         raise UserError(f"{workdir} holds no checkpoint yet: train first")
-    params = checkpoints.restore(step, pieces.abstract).params
+    params = checkpoints.restore_params(step, pieces.abstract.params)
     checkpoints.close()
-    result = Evaluator(pieces, split)(params)
-    found = {"split": split, "checkpoint": which, "step": step, **result._asdict()}
+    found = {"split": split, "checkpoint": which, "step": step, **evaluator(params)._asdict()}
     (workdir / "evaluation.json").write_text(json.dumps(found, indent=2) + "\n")
     for line in describe(pieces, found):
         print(line)
@@ -88,7 +89,6 @@ def examples(pieces: Pieces, params: dict, split: str, count: int = 5) -> list[s
     tokens = np.concatenate(
         [s.read(0, min(s.tokens_total, 50_000)) for s in pieces.store.sets(split)]
     )
-    params = jax.device_get(params)
     shared = {"count": count, "length": pieces.config.data.length, "seed": pieces.config.seed}
     lines = []
     if objective.visibility == "full":

@@ -37,6 +37,8 @@ def run(arguments: list[str]) -> int:
         from jaxpretrain.evaluate import evaluate
 
         workdir = default_workdir(options)
+        if options.config and not Path(options.config.partition(":")[0]).is_file():
+            raise UserError(f"there is no config file {options.config}")
         evaluate(workdir, split=options.split, which=options.checkpoint, overrides=overrides)
         return 0
 
@@ -78,7 +80,8 @@ def parser() -> argparse.ArgumentParser:
             "--config",
             required=name != "evaluate",
             metavar="FILE[:ARG]",
-            help="config file, for example configs/mlm.py",
+            help="config file, for example configs/mlm.py"
+            + ("; the run's own config is what counts" if name == "evaluate" else ""),
         )
         return sub
 

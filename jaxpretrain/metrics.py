@@ -1,10 +1,12 @@
 """Where the numbers of a run go: the terminal, ``metrics.jsonl`` and TensorBoard."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -19,6 +21,8 @@ PEAK_FLOPS = {
     "TPU v6e": 918e12,
     "NVIDIA A100": 312e12,
     "NVIDIA H100": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
     "NVIDIA H200": 989e12,
 }
 
@@ -36,7 +40,8 @@ class MetricsLog:
     Args:
         workdir: folder of the run.
         step: the step that the run starts from; lines after it, of a run that was cut off before
-            it could save, are dropped, so that every step is in the file once.
+            it could save, are dropped, so that no step is logged twice. An evaluated step
+            has a second line, with the held-out numbers.
     """
 
     def __init__(self, workdir: Path, step: int):
@@ -44,13 +49,16 @@ class MetricsLog:
 
         path = workdir / "metrics.jsonl"
         kept = [row for row in read_metrics(workdir) if row["step"] <= step]
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        self.seconds = kept[-1]["seconds"] if kept else 0.0
+        whole = workdir / "metrics.jsonl.tmp"
+        whole.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        whole.replace(path)
+        self.seconds = kept[-1].get("seconds", 0.0) if kept else 0.0
         self._file = path.open("a")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, values: Mapping[str, float | None]) -> None:
-        """Appends the values of a step; None is kept in the file and left out of TensorBoard."""
+        """Appends the values of a step; what is no finite number is null, and not on the board."""
+        values = finite(values)
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
@@ -64,15 +72,25 @@ class MetricsLog:
 
 
 def read_metrics(workdir: Path) -> list[dict]:
-    """The lines of a run's ``metrics.jsonl``, without a last one that was cut off."""
+    """The lines of a run's ``metrics.jsonl`` that are whole: a run may die while it writes one."""
     path = workdir / "metrics.jsonl"
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError:
-            break
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
     return rows
+
+
+def finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with None for what JSON has no number for."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in values.items()
+    }
 
 
 class Progress:

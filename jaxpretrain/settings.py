@@ -1,10 +1,9 @@
 """The settings of a run that belong to no other component, with their defaults and limits."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from jaxpretrain.errors import UserError
-from jaxpretrain.sharding import DEFAULT_RULES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,19 +74,12 @@ class TrainSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeshSettings:
-    """The device mesh: sizes of its axes (-1: all the rest) and the placement rules."""
-
-    data: int = -1
-    fsdp: int = 1
-    rules: dict[str, str] = field(default_factory=lambda: dict(DEFAULT_RULES))
-
-
-@dataclass(frozen=True, kw_only=True)
 class CheckpointSettings:
-    """When to save: every so many steps (0: at the end only), and how many to keep.
+    """When to save, and how many to keep besides the one with the best held-out loss.
 
-    The one with the best held-out loss is kept besides the latest.
+    Attributes:
+        every: steps between two saves, each with an evaluation; 0 means at the end only.
+        keep_latest: how many of the latest to keep.
     """
 
     every: int = 500
@@ -103,7 +95,8 @@ class EvaluateSettings:
 
     Attributes:
         every: steps between two evaluations.
-        batches: batches of the held-out documents to read; 0 means all.
+        batches: how many batches of the held-out rows to read, spread over all of them; 0 means
+            all, as at the end of a run and in the `evaluate` command.
     """
 
     every: int = 200

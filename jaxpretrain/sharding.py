@@ -14,8 +14,21 @@ from jaxpretrain.errors import UserError
 MESH_AXES = ("data", "fsdp")
 BATCH_SPEC = PartitionSpec(MESH_AXES)
 
-# Logical axis -> mesh axis; an axis without a rule is not divided.
-DEFAULT_RULES = {"width": "fsdp", "embed": "fsdp"}
+# Logical axis of a parameter -> mesh axis; "" leaves it whole.
+DEFAULT_RULES = {
+    "layers": "",
+    "vocab": "",
+    "positions": "",
+    "types": "",
+    "buckets": "",
+    "embed": "fsdp",
+    "width": "fsdp",
+    "heads": "",
+    "kv_heads": "",
+    "head": "",
+    "mlp": "",
+    "norm": "",
+}
 
 
 def make_mesh(*, data: int = -1, fsdp: int = 1, devices: list | None = None) -> Mesh:
@@ -73,7 +86,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def parameter_shardings(
-    mesh: Mesh, axes: dict, shapes: dict, rules: Mapping[str, str] | None = None
+    mesh: Mesh, axes: dict, shapes: dict, rules: Mapping[str, str] = DEFAULT_RULES
 ) -> dict:
     """A NamedSharding for every parameter.
 
@@ -81,7 +94,7 @@ def parameter_shardings(
         mesh: the mesh.
         axes: tree of tuples of logical axis names, as `Objective.axes` gives it.
         shapes: tree of the same structure, of things that have a ``shape``.
-        rules: logical axis to mesh axis; None means `DEFAULT_RULES`.
+        rules: logical axis to mesh axis, or to "" for none.
 
     Returns:
         A tree of NamedSharding. An axis whose size does not divide is left whole, and a mesh axis
@@ -90,18 +103,18 @@ def parameter_shardings(
     Raises:
         UserError: a rule names no axis of the mesh.
     """
-    rules = DEFAULT_RULES if rules is None else rules
     for logical, physical in rules.items():
-        if physical not in mesh.axis_names:
+        if physical and physical not in mesh.axis_names:
             raise UserError(
-                f"mesh.rules.{logical} is {physical!r}: it must be one of {list(mesh.axis_names)}"
+                f"mesh.rules.{logical} is {physical!r}: it must be one of {list(mesh.axis_names)}, "
+                "or empty to leave the axis whole"
             )
 
     def place(names: tuple[str, ...], array: Any) -> NamedSharding:
         spec: list[str | None] = []
         for name, size in zip(names, array.shape, strict=True):
             axis = rules.get(name)
-            free = axis is not None and axis not in spec and size % mesh.shape[axis] == 0
+            free = axis and axis not in spec and size % mesh.shape[axis] == 0
             spec.append(axis if free else None)
         return NamedSharding(mesh, PartitionSpec(*spec))
 

@@ -1,5 +1,6 @@
 """What training changes: step, parameters, optimizer state; made in place on the mesh."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ from jax.sharding import Mesh
 
 from jaxpretrain.objectives.base import Objective
 from jaxpretrain.optim import Optimizer
-from jaxpretrain.sharding import parameter_shardings, replicated
+from jaxpretrain.sharding import DEFAULT_RULES, parameter_shardings, replicated
 from jaxpretrain.types import Array
 
 
@@ -33,7 +34,10 @@ def make_state(objective: Objective, optimizer: Optimizer, seed: int) -> TrainSt
 
 
 def abstract_state(
-    objective: Objective, optimizer: Optimizer, mesh: Mesh, rules: dict | None = None
+    objective: Objective,
+    optimizer: Optimizer,
+    mesh: Mesh,
+    rules: Mapping[str, str] = DEFAULT_RULES,
 ) -> TrainState:
     """Shapes, types and shardings of the state, without making it.
 

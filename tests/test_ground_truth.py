@@ -16,7 +16,7 @@ from jaxpretrain.objectives.mlm import MLM
 from jaxpretrain.optim import make_optimizer
 from jaxpretrain.sharding import make_mesh
 from jaxpretrain.state import abstract_state, init_state
-from jaxpretrain.step import compile_eval_step, compile_train_step
+from jaxpretrain.step import jit_eval_step, jit_train_step
 from jaxpretrain.types import Batch
 from support.markov import MarkovSource
 from support.small import SPECIAL, small_backbone, small_vocab
@@ -47,13 +47,11 @@ def held_out_loss(objective, steps, learning_rate=3e-3):
     mesh = make_mesh(devices=jax.devices()[:1])
     abstract = abstract_state(objective, optimizer, mesh)
     state = init_state(objective, optimizer, 0, abstract)
-    step = compile_train_step(
-        objective, optimizer, abstract, seed=0, total_steps=steps, microbatches=1
-    )
+    step = jit_train_step(objective, optimizer, abstract, seed=0, total_steps=steps, microbatches=1)
     for number in range(steps):
         state, _ = step(state, text(number, first=number * ROWS))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
-    evaluate = compile_eval_step(objective, shardings, seed=0)
+    evaluate = jit_eval_step(objective, shardings)
     total = weight = 0.0
     for number in range(64):
         sums, _ = evaluate(state.params, text(10**6 + number, first=number * ROWS))

@@ -9,7 +9,7 @@ from jaxpretrain.objectives import OBJECTIVES
 from jaxpretrain.optim import make_optimizer
 from jaxpretrain.sharding import batch_sharding, make_mesh
 from jaxpretrain.state import abstract_state, init_state
-from jaxpretrain.step import compile_train_step, split_rows
+from jaxpretrain.step import jit_train_step, split_rows
 from jaxpretrain.types import Batch
 from support.small import small_backbone, small_batch, small_vocab
 
@@ -28,7 +28,7 @@ def run(name, *, microbatches=1, data=1, fsdp=1, steps=STEPS):
     )
     abstract = abstract_state(objective, optimizer, mesh)
     state = init_state(objective, optimizer, 0, abstract)
-    step = compile_train_step(
+    step = jit_train_step(
         objective, optimizer, abstract, seed=0, total_steps=10, microbatches=microbatches
     )
     history = []

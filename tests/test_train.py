@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxpretrain.assemble import assemble
-from jaxpretrain.checkpoint import Checkpoints
+from jaxpretrain.assemble import assemble, prepare_store
+from jaxpretrain.checkpoint import Checkpoints, is_free
+from jaxpretrain.config import flatten
 from jaxpretrain.errors import UserError
+from jaxpretrain.evaluate import evaluate
+from jaxpretrain.evaluation.heldout import HeldOut
 from jaxpretrain.metrics import read_metrics
 from jaxpretrain.train import train
 from support import tiny_run
@@ -131,8 +135,6 @@ def test_a_workdir_of_another_config_is_refused(tiny_config_file, tmp_path, chan
 
 
 def test_a_workdir_of_another_tokenizer_or_store_is_refused(tiny_config_file, tmp_path):
-    from jaxpretrain.assemble import prepare_store
-
     train(tiny_run.config(tiny_config_file, train__stop_at=2), tmp_path / "run")
     other = tiny_run.config(
         tiny_config_file, store__path=tmp_path / "store", store__test_fraction=0.2
@@ -171,9 +173,7 @@ def test_keeps_the_best_and_the_latest(tiny_config_file, tmp_path, monkeypatch):
         def __init__(self, *_):
             pass
 
-        def __call__(self, params):
-            from jaxpretrain.evaluation.heldout import HeldOut
-
+        def __call__(self, params, limit=0):
             return HeldOut(next(losses), 0.0, 5.0, None, 1.0, 10)
 
     monkeypatch.setattr("jaxpretrain.train.Evaluator", Faked)
@@ -194,3 +194,122 @@ def test_metrics_of_steps_that_were_not_saved_are_dropped(tiny_config_file, tmp_
     train(tiny_run.config(tiny_config_file), tmp_path)
     steps = [row["step"] for row in read_metrics(tmp_path) if "loss" in row]
     assert steps == sorted(set(steps)) and steps[-1] == 8
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_good_checkpoint(
+    tiny_config_file, tmp_path, monkeypatch
+):
+    losses = iter([3.0, float("nan"), float("nan")])
+
+    class Faked:
+        def __init__(self, *_):
+            pass
+
+        def __call__(self, params, limit=0):
+            return HeldOut(next(losses), 0.0, 5.0, None, 1.0, 10)
+
+    monkeypatch.setattr("jaxpretrain.train.Evaluator", Faked)
+    config = tiny_run.config(
+        tiny_config_file, train__stop_at=6, evaluate__every=2, checkpoint__every=2
+    )
+    train(config, tmp_path)
+    assert Checkpoints(tmp_path / "checkpoints").best() == 2
+    monkeypatch.undo()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["eval"]["loss"] is None  # JSON has no NaN
+    diverging = tiny_run.config(
+        tiny_config_file, optimizer__learning_rate=1e30, optimizer__clip_norm=0
+    )
+    with pytest.raises(UserError, match="the loss is (nan|inf) at step [2-8]"):
+        train(diverging, tmp_path / "diverging")
+
+
+def test_only_what_does_not_touch_the_parameters_is_free(tiny_config_file):
+    flat = flatten(tiny_run.config(tiny_config_file).to_dict())
+    free = {key for key in flat if is_free(key)}
+    fixed = {key.split(".")[0] for key in flat.keys() - free}
+    assert fixed == {"seed", "data", "model", "objective", "optimizer", "train"}
+    assert {key for key in free if key.split(".")[0] in fixed} == {
+        "data.loader", "data.prefetch", "train.stop_at", "train.log_every", "model.attention",
+        "model.scan_layers", "model.remat",
+    }  # fmt: skip
+    assert not is_free("source.parts.a.weight") and is_free("source.parts.a.path")
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda run: (run / "run.json").unlink(), "no run.json"),
+        (lambda run: (run / "run.json").write_text("[]"), "run.json is damaged"),
+        (lambda run: (run / "config.json").write_text("{bad"), "config.json is damaged"),
+        (lambda run: (run / "config.json").unlink(), "cannot read .*config.json"),
+        (lambda run: shutil.rmtree(run / "checkpoints" / "2" / "default"), "checkpoint 2"),
+    ],
+    ids=["no run.json", "run.json", "config.json", "no config.json", "checkpoint"],
+)
+def test_a_damaged_workdir_is_named(tiny_config_file, tmp_path, harm, message):
+    config = tiny_run.config(tiny_config_file, train__stop_at=2)
+    train(config, tmp_path / "run")
+    harm(tmp_path / "run")
+    with pytest.raises(UserError, match=message):
+        train(config, tmp_path / "run")
+
+
+def test_a_workdir_that_cannot_be_made_and_one_beyond_stop_at(tiny_config_file, tmp_path):
+    config = tiny_run.config(tiny_config_file, train__stop_at=2)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write the workdir"):
+        train(config, tmp_path / "file")
+    train(config, tmp_path / "run")
+    with pytest.raises(UserError, match="stop_at is 1, .* at step 2 already"):
+        train(tiny_run.config(tiny_config_file, train__stop_at=1), tmp_path / "run")
+
+
+def test_a_store_without_validation_documents_is_refused_before_training(tmp_path):
+    file = tiny_run.write(tmp_path)
+    config = tiny_run.config(file, store__validation_fraction=0)
+    prepare_store(config)
+    with pytest.raises(UserError, match="validation split .* raise store.validation_fraction"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluate_reads_a_run_without_touching_what_is_being_saved(straight, tiny_config_file):
+    _, _, workdir, _ = straight
+    being_saved = workdir / "checkpoints" / "9.orbax-checkpoint-tmp"
+    being_saved.mkdir()
+    evaluate(workdir, overrides={})
+    # Neither the optimizer's settings nor its state matter to an evaluation.
+    evaluate(workdir, overrides={"optimizer.clip_norm": "0"})
+    assert being_saved.exists()
+    with pytest.raises(UserError, match="checkpoint 8 .* of another model"):
+        evaluate(workdir, overrides={"model.width": "32"})
+    being_saved.rmdir()
+
+
+def test_evaluate_refuses_another_store(tiny_config_file, tmp_path):
+    train(tiny_run.config(tiny_config_file, train__stop_at=2), tmp_path / "run")
+    other = {"store.path": str(tmp_path / "store"), "store.test_fraction": "0.2"}
+    prepare_store(
+        tiny_run.config(
+            tiny_config_file, store__path=other["store.path"], store__test_fraction="0.2"
+        )
+    )
+    with pytest.raises(UserError, match="another (tokenizer|token store)"):
+        evaluate(tmp_path / "run", overrides=other)
+
+
+def test_a_broken_line_of_metrics_costs_only_itself(tiny_config_file, tmp_path):
+    train(tiny_run.config(tiny_config_file, train__stop_at=4), tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    before = path.read_text().splitlines()
+    path.write_text("\n".join(['{"step": 1, "lo', "5", '{"loss": 1}', "\udcff", *before]) + "\n",
+                    errors="surrogateescape")  # fmt: skip
+    train(tiny_run.config(tiny_config_file), tmp_path)
+    assert path.read_text().splitlines()[: len(before)] == before
+
+
+def test_the_signal_handler_is_put_back(straight, tiny_config_file, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    train(tiny_run.config(tiny_config_file, train__stop_at=2), tmp_path)
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -82,13 +82,15 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     loader: Loader = "auto",
+    limit: int = 0,
 ) -> Iterator[Batch]:
     """Reads every row once, set after set, in stored order.
 
     The last batch is filled up with rows of padding (row id -1, segments 0), so that every process
     gets as many batches of the same shape.
 
-    Args: as for `train_batches`.
+    Args: as for `train_batches`, and
+        limit: read only so many batches, of rows spread evenly over all; 0 reads all.
 
     Raises:
         UserError: as for `train_batches`, or there are no rows.
@@ -97,12 +99,15 @@ def eval_batches(
     if rows.rows_total == 0:
         raise UserError(f"there are no rows to read in {', '.join(rows.names) or 'no sets'}")
 
-    def read(step: int) -> Batch:
-        row_id = step * batch_size + here
-        set_index, row = rows.find(np.minimum(row_id, rows.rows_total - 1))
-        return rows.read(set_index, np.where(row_id < rows.rows_total, row, -1), pad_id=pad_id)
+    chosen = rows.rows_total if not limit else min(rows.rows_total, limit * batch_size)
 
-    return _load(read, range(-(-rows.rows_total // batch_size)), loader)
+    def read(step: int) -> Batch:
+        place = step * batch_size + here
+        row_id = np.minimum(place, chosen - 1) * rows.rows_total // chosen
+        set_index, row = rows.find(row_id)
+        return rows.read(set_index, np.where(place < chosen, row, -1), pad_id=pad_id)
+
+    return _load(read, range(-(-chosen // batch_size)), loader)
 
 
 def to_device(

@@ -19,7 +19,7 @@ from typing import Literal
 from jaxpretrain.data.shards import write_json
 from jaxpretrain.data.sources_base import Part, Source
 from jaxpretrain.data.store import FORMAT, MANIFEST, REQUEST, TOKENIZER, read_manifest
-from jaxpretrain.data.tokenizer import Tokenizer
+from jaxpretrain.data.tokenizer import SMALLEST_VOCAB, Tokenizer
 from jaxpretrain.errors import UserError
 
 _SOURCE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -72,6 +72,11 @@ def tokenizer_request(
     """What identifies the tokenizer, and the file to load it from if there is one."""
     if file:
         return {"file_sha256": Tokenizer.load(file).sha256}, file
+    if vocab_size < SMALLEST_VOCAB:
+        raise UserError(
+            f"tokenizer vocab_size is {vocab_size}: special pieces, newline and bytes alone are "
+            f"{SMALLEST_VOCAB}, and text needs some more"
+        )
     if train_bytes < 1:
         raise UserError(f"tokenizer train_bytes is {train_bytes}; it must be positive")
     arguments = {"vocab_size": vocab_size, "kind": kind, "character_coverage": character_coverage}

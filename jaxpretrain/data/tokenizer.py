@@ -40,9 +40,9 @@ NAMES = {
     "mode_x": "[NLG]",
 }
 """The special pieces by their names in `Vocab`, in the order of their ids, which begin at 0."""
-
 _SPECIAL = [n for names in NAMES.values() for n in ([names] if isinstance(names, str) else names)]
 
+SMALLEST_VOCAB = len(_SPECIAL) + 1 + 256  # and a newline and the bytes
 # SentencePiece writes a space as U+2581, so it cannot carry that character itself: `encode` splices
 # in its UTF-8 bytes. Text to train on is also cut at U+2585 and NUL, which would make SentencePiece
 # drop the line.
@@ -85,9 +85,9 @@ class Vocab:
             scripts, closing quotes or brackets allowed after it, or is a newline. By the piece
             alone: the dot of "3.14" is one too; ask that a word start follows with a space.
         piece_bytes: int32 [size]; bytes of UTF-8 text that the piece stands for, 0 for special
-            pieces. The sum over the ids of a text is the text's size exactly if it is empty or
-            begins with a newline, else 1 more: the space put before its first line. (The space put
-            before any later line is made up for by ``"\\n"``, which counts 0; see `Tokenizer`.)
+            pieces. ``"\\n"`` counts 0 and `eos` -1, to make up for the spaces put before lines; so
+            the sum over a stored document is its text's size (1 less where that is empty or begins
+            with a newline).
     """
 
     size: int
@@ -313,6 +313,7 @@ class Tokenizer:
         texts = [self._text(number) for number in range(size)]
         lengths = [0 if text is None else len(text) for text in texts]
         lengths[self._newline] = 0
+        lengths[_SPECIAL.index(NAMES["eos"])] = -1
         strings = ["" if text is None else text.decode(errors="ignore") for text in texts]
         ids, index = {}, {piece: number for number, piece in enumerate(_SPECIAL)}
         for field, names in NAMES.items():

@@ -1,5 +1,6 @@
 """The loss on documents that training never saw, beside what a unigram model would have."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -47,12 +48,15 @@ def held_out(
         objective: bound to its vocabulary.
         train_counts: ``[vocab]``, how often each token is in the training split.
     """
-    total = None
-    for batch in batches:
-        sums = step(params, batch)
-        # float32 sums of one batch are exact enough; over many they are added in float64.
-        sums = jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(sums))
-        total = sums if total is None else jax.tree.map(np.add, total, sums)
+    total = pending = None
+    # float32 sums of one batch are exact enough; over many they are added in float64. They are
+    # fetched one batch late, so that the device has the next one to work on.
+    for batch in itertools.chain(batches, [None]):
+        sums = None if batch is None else step(params, batch)
+        if pending is not None:
+            found = jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(pending))
+            total = found if total is None else jax.tree.map(np.add, total, found)
+        pending = sums
     sums, targets = total
     nats, predicted = sums["loss"]
     bytes_predicted = float(np.sum(targets * objective.vocab.piece_bytes))

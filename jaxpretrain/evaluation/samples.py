@@ -82,19 +82,19 @@ def fill_gaps(
     inputs, segments = _pad(rows, length, vocab.pad)
     truths = inputs[np.arange(len(rows)), places]
     inputs[np.arange(len(rows)), places] = vocab.mask
-    probabilities = jax.nn.softmax(
-        _logits(objective, params, inputs, segments, np.asarray(places)), axis=-1
+    scores = jax.jit(lambda p, *shown: _logits(objective, p, *shown))(
+        params, inputs, segments, np.asarray(places)
     )
-    probabilities = np.asarray(probabilities)
+    probabilities = np.asarray(jax.nn.softmax(scores, axis=-1))
     gaps = []
     for row, place, truth, p in zip(rows, places, truths, probabilities, strict=True):
-        before, after = (
-            tokenizer.decode(part.tolist()) for part in (row[:place], row[place + 1 :])
-        )
+        # What stands before and behind the word, cut out of the whole text to keep its spaces.
+        whole = tokenizer.decode(row)
+        start, end = (len(tokenizer.decode(row[:n])) for n in (place, place + 1))
         best = np.argsort(-p)[:top]
         gaps.append(
             Gap(
-                text=" ".join(f"{before} [MASK]{_glue(tokenizer, row[place + 1])}{after}".split()),
+                text=" ".join(f"{whole[:start]} [MASK]{whole[end:]}".split()),
                 truth=tokenizer.decode([int(truth)]).strip(),
                 candidates=[(_shown(tokenizer, i), float(p[i])) for i in best],
             )
@@ -167,7 +167,3 @@ def _shown(tokenizer: Tokenizer, piece: int) -> str:
     """A piece as a word; what is no word, such as a newline or spaces, as it is."""
     text = tokenizer.decode([int(piece)])
     return text.strip() or text
-
-
-def _glue(tokenizer: Tokenizer, following: int) -> str:
-    return " " if tokenizer.decode([int(following)])[:1].isalnum() else ""

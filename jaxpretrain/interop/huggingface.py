@@ -35,8 +35,12 @@ def import_model(
             f"the model type is {family!r}: it must be one of {', '.join(sorted(FAMILIES))}"
         )
     to_config, to_params = FAMILIES[family]
-    ours = to_config(config)
-    return ours, to_params(ours, tensors)
+    _require(config, "tie_word_embeddings", (True, None))
+    try:
+        ours = to_config(config)
+        return ours, to_params(ours, tensors)
+    except KeyError as error:
+        raise UserError(f"the {family} model has no {error}: its files are incomplete") from None
 
 
 def bert_config(config: Mapping[str, Any]) -> TransformerConfig:
@@ -124,7 +128,7 @@ def gpt2_config(config: Mapping[str, Any]) -> TransformerConfig:
             "width": config["n_embd"],
             "layers": config["n_layer"],
             "heads": config["n_head"],
-            "mlp_width": config["n_inner"] or 0,
+            "mlp_width": config.get("n_inner") or 0,
             "max_length": config["n_positions"],
             "norm_epsilon": config["layer_norm_epsilon"],
             "dropout": config["resid_pdrop"],

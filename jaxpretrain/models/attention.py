@@ -9,6 +9,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from jaxpretrain.errors import UserError
 from jaxpretrain.types import Array
 
 Visibility = Literal["causal", "full", "prefix"]
@@ -61,24 +62,22 @@ def attention(
         bias_1NTS: added to the scaled scores.
         scale: factor on the scores.
         implementation: "cudnn" is the fused kernel of NVIDIA GPUs for 16-bit types; "auto" takes
-            it where it exists and no bias or dropout is asked for.
+            it where it can be had.
         dropout: rate on the probabilities; takes the plain path, fused kernels have none.
         dropout_keys: one key per row; None means no dropout.
 
     Returns:
         ``[B, T, N, H]`` in the type of the query.
+
+    Raises:
+        UserError: "cudnn" is asked for and cannot take these arguments on this machine.
     """
     if dropout > 0.0 and dropout_keys is not None:
         return _plain_attention(
             query_BTNH, key_BSKH, value_BSKH, mask_B1TS, bias_1NTS, scale, dropout, dropout_keys
         )
-    if implementation == "auto":
-        fused = (
-            jax.default_backend() == "gpu"
-            and query_BTNH.dtype in (jnp.bfloat16, jnp.float16)
-            and bias_1NTS is None
-        )
-        implementation = "cudnn" if fused else "xla"
+    if implementation != "xla":
+        implementation = _fused_or_plain(query_BTNH, bias_1NTS, implementation)
     return jax.nn.dot_product_attention(
         query_BTNH,
         key_BSKH,
@@ -88,6 +87,24 @@ def attention(
         scale=scale,
         implementation=implementation,
     )
+
+
+def _fused_or_plain(query, bias, asked: str) -> str:
+    """ "cudnn" where that kernel can take the arguments, else "xla", or an error if asked for."""
+    _, length, _, size = query.shape
+    reasons = {
+        "an NVIDIA GPU": not jax.devices()[0].device_kind.startswith("NVIDIA"),
+        "bfloat16 or float16": query.dtype not in (jnp.bfloat16, jnp.float16),
+        "positions other than 'relative'": bias is not None,
+        f"a row length that is even, not {length}": length % 2 == 1,
+        f"heads of a width that is a multiple of 8 up to 128, not {size}": size % 8 or size > 128,
+    }
+    missing = [what for what, lacking in reasons.items() if lacking]
+    if asked == "cudnn" and missing:
+        raise UserError(
+            f"model.attention is 'cudnn', which needs {' and '.join(missing)}: use 'auto'"
+        )
+    return "xla" if missing else "cudnn"
 
 
 def _plain_attention(query, key, value, mask, bias, scale, dropout, dropout_keys):

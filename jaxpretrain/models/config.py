@@ -41,7 +41,8 @@ class TransformerConfig:
         attention_scale: factor on the attention scores; 0 means ``head_width ** -0.5``.
         dropout: on the embeddings and on the output of each sublayer.
         attention_dropout: on the attention probabilities; not available in fused kernels.
-        init_scale: standard deviation of the initial weights.
+        init_scale: scale of the initial weights, normal and cut off at twice the scale, as in
+            BERT (so their standard deviation is 0.88 of it).
         dtype: of the computation; the parameters are float32 always. "auto" is bfloat16 on a TPU
             or GPU and float32 on a CPU.
         attention: "xla", "cudnn" (the fused kernel, GPU and 16-bit only) or "auto".

@@ -5,6 +5,8 @@ turns the names into a placement. Parameters are float32 and are cast to the com
 they are used.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -42,7 +44,9 @@ class Dense(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         kernel = self.kernel[...].astype(x.dtype)
-        y = jnp.tensordot(x, kernel, axes=self.dims)
+        outer, out = x.shape[: x.ndim - self.dims], kernel.shape[self.dims :]
+        y = x.reshape(math.prod(outer), -1) @ kernel.reshape(-1, math.prod(out))
+        y = y.reshape(*outer, *out)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 

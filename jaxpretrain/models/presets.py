@@ -8,10 +8,7 @@ from typing import Any
 
 PRESETS: dict[str, dict[str, Any]] = {
     # A modern small model: pre-norm, rotary positions, no biases.
-    "base": {
-        "biases": False,
-        "mlp_width": 0,
-    },
+    "base": {"biases": False},
     # BERT-base: Devlin et al. 2019, arXiv:1810.04805.
     "bert": {
         "width": 768,
@@ -51,7 +48,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "activation": "swiglu",
         "biases": False,
     },
-    # The blocks of T5 1.1 base as a single stack: Raffel et al. 2020, arXiv:1910.10683.
+    # The blocks of T5 1.1 base as a single stack: Raffel et al. 2020, arXiv:1910.10683. The
+    # relative positions are two-sided, as in its encoder, whatever the objective.
     "t5": {
         "width": 768,
         "layers": 12,
@@ -83,7 +81,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dropout": 0.1,
         "attention_dropout": 0.1,
     },
-    # ModernBERT-base with global attention in every layer: Warner et al. 2024, arXiv:2412.13663.
+    # After ModernBERT-base (Warner et al. 2024, arXiv:2412.13663), but every layer attends to the
+    # whole row, the GELU is the tanh approximation, and the head's dense layer has a bias.
     "modernbert": {
         "width": 768,
         "layers": 22,

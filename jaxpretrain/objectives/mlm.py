@@ -27,8 +27,9 @@ class MLM(Objective):
     Attributes:
         mask_rate: share of the ordinary tokens of a row that are predicted.
         final_mask_rate: the rate at the end of training, reached linearly; 0 keeps `mask_rate`.
-        eval_mask_rate: the rate at which held-out losses are measured, the same whatever was
-            trained, so that runs with different rates can be compared.
+        eval_mask_rate: the rate at which held-out losses are measured. They are measured on
+            single tokens that are all shown as the mask token, whatever was trained, so that runs
+            with different rates, shares and words can be compared.
         mask_share: of the predicted tokens, the share shown as the mask token.
         random_share: of the predicted tokens, the share shown as a random ordinary token; what is
             left stays visible.
@@ -82,7 +83,7 @@ class MLM(Objective):
             choose_key, replace_key = jax.random.split(key)
             eligible = (tokens >= self.vocab.first_regular) & (segments > 0)
             count = budget(eligible, rate)
-            if self.whole_words:
+            if self.whole_words and train:
                 choice = choose_words(choose_key, eligible, word_start[tokens], count, slots)
             else:
                 choice = choose_tokens(choose_key, eligible, count, slots)
@@ -90,8 +91,8 @@ class MLM(Objective):
                 replace_key,
                 tokens,
                 choice,
-                mask_share=self.mask_share,
-                random_share=self.random_share,
+                mask_share=self.mask_share if train else 1.0,
+                random_share=self.random_share if train else 0.0,
                 mask_id=self.vocab.mask,
                 first_regular=self.vocab.first_regular,
                 vocab_size=self.vocab.size,

@@ -92,6 +92,8 @@ def test_piece_bytes_count_the_text(tokenizer):
         counted = int(tokenizer.vocab.piece_bytes[tokenizer.encode(text)].sum())
         inserted = 0 if text[:1] in ("", "\n") else 1
         assert counted == len(text.encode()) + inserted, text
+        stored = counted + tokenizer.vocab.piece_bytes[tokenizer.vocab.eos]
+        assert stored == len(text.encode()) - (1 - inserted), text
 
 
 def test_batches_are_the_texts_one_by_one(tokenizer):
@@ -170,7 +172,8 @@ def test_special_pieces(tokenizer):
     assert vocab.size == 1000 == len(vocab.is_word_start) == len(vocab.piece_bytes)
     special = slice(0, vocab.first_regular)
     assert not vocab.is_word_start[special].any() and not vocab.is_sentence_end[special].any()
-    assert not vocab.piece_bytes[special].any() and vocab.piece_bytes.dtype == np.int32
+    assert np.flatnonzero(vocab.piece_bytes[special]).tolist() == [vocab.eos]
+    assert vocab.piece_bytes.dtype == np.int32
     assert hash(vocab) == hash(vocab) and vocab != Tokenizer(tokenizer.model_bytes).vocab
 
 
