@@ -177,7 +177,9 @@ def test_keeps_the_best_and_the_latest(tiny_config_file, tmp_path, monkeypatch):
             return HeldOut(next(losses), 0.0, 5.0, None, 1.0, 10)
 
     monkeypatch.setattr("jaxpretrain.train.Evaluator", Faked)
-    config = tiny_run.config(tiny_config_file, evaluate__every=2, checkpoint__every=2)
+    config = tiny_run.config(
+        tiny_config_file, evaluate__every=2, evaluate__batches=0, checkpoint__every=2
+    )
     train(config, tmp_path)
     kept = Checkpoints(tmp_path / "checkpoints")
     assert (kept.best(), kept.latest()) == (4, 8)
@@ -210,7 +212,11 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_good_checkpoint(
 
     monkeypatch.setattr("jaxpretrain.train.Evaluator", Faked)
     config = tiny_run.config(
-        tiny_config_file, train__stop_at=6, evaluate__every=2, checkpoint__every=2
+        tiny_config_file,
+        train__stop_at=6,
+        evaluate__every=2,
+        evaluate__batches=0,
+        checkpoint__every=2,
     )
     train(config, tmp_path)
     assert Checkpoints(tmp_path / "checkpoints").best() == 2
