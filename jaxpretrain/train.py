@@ -81,10 +81,9 @@ def train(config: ConfigDict, workdir: Path, *, verify: bool = False) -> dict:
     # The clock leaves out compilation, evaluation and saving.
     pending = None
     step, evaluated = start, None
-    batches = training_batches(pieces, start, stop)
     with clock.paused():
         step_function = step_function.compile()
-        batches = started(batches)
+        batches = started(training_batches(pieces, start, stop))
     with sigterm_noted() as interrupted:
         for step, batch in zip(range(start + 1, stop + 1), batches, strict=True):
             state, metrics = step_function(state, batch)

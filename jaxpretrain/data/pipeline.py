@@ -203,6 +203,11 @@ def _load_with_tf(tf, read: Callable[[int], Batch], steps: range) -> Iterator[Ba
         return tf.numpy_function(read_step, [step], [tf.int32] * len(Batch._fields))
 
     dataset = tf.data.Dataset.range(steps.start, steps.stop)
+    # Nothing here is to be tuned, and the end of an iterator waits for the tuner's thread, which
+    # sleeps longer and longer: 28 s after a minute of reading.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    dataset = dataset.with_options(options)
     dataset = dataset.map(map_step, num_parallel_calls=_WORKERS, deterministic=True)
     arrays = dataset.prefetch(_AHEAD).as_numpy_iterator()
     for step in steps:

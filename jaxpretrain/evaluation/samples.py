@@ -166,4 +166,4 @@ def _words(tokenizer: Tokenizer) -> list[str]:
 def _shown(tokenizer: Tokenizer, piece: int) -> str:
     """A piece as a word; what is no word, such as a newline or spaces, as it is."""
     text = tokenizer.decode([int(piece)])
-    return text.strip() or text
+    return text.strip() or text or " "
