@@ -27,13 +27,17 @@ class Gap(NamedTuple):
 def sentences(tokens: np.ndarray, vocab, *, shortest: int, longest: int) -> list[np.ndarray]:
     """Cuts a run of tokens into its sentences, as arrays of token ids.
 
+    A line break inside a paragraph (the one ordinary piece that counts no bytes) does not end one.
+
     Args:
         tokens: int ``[n]``, ordinary and special pieces.
         vocab: the vocabulary.
         shortest: fewest tokens of a sentence to keep.
         longest: most tokens of a sentence to keep.
     """
-    ends = vocab.is_sentence_end[tokens] | (tokens < vocab.first_regular)
+    special = tokens < vocab.first_regular
+    line_break = ~special & (vocab.piece_bytes[tokens] == 0)
+    ends = special | (vocab.is_sentence_end[tokens] & ~line_break)
     cuts = np.flatnonzero(ends) + 1
     parts = np.split(tokens, cuts)
     parts = [part[part >= vocab.first_regular] for part in parts]
@@ -66,7 +70,7 @@ def fill_gaps(
     vocab = tokenizer.vocab
     is_word = np.array([len(word) >= 3 and word.isalpha() for word in _words(tokenizer)])
     rng = np.random.default_rng(seed)
-    found = sentences(tokens, vocab, shortest=8, longest=min(length - 2, 32))
+    found = sentences(tokens, vocab, shortest=10, longest=min(length - 2, 40))
     rows, places = [], []
     for index in rng.permutation(len(found)):
         sentence = found[index]
@@ -122,7 +126,7 @@ def continue_text(
     """
     vocab = tokenizer.vocab
     rng = np.random.default_rng(seed)
-    found = sentences(tokens, vocab, shortest=10, longest=min(32, length - new_tokens - 1))
+    found = sentences(tokens, vocab, shortest=10, longest=min(40, length - new_tokens - 1))
     picked = [found[i] for i in rng.permutation(len(found))[:count]]
     if not picked:
         return []

@@ -53,7 +53,9 @@ def test_sentences_are_cut_at_their_ends_and_at_special_tokens():
     vocab = small_vocab()
     end = SPECIAL + 5
     vocab.is_sentence_end[end] = True
+    line_break = SPECIAL + 6
+    vocab.is_sentence_end[line_break], vocab.piece_bytes[line_break] = True, 0
     a, b = SPECIAL + 1, SPECIAL + 2
-    tokens = np.array([vocab.bos, a, b, end, b, b, a, end, a, vocab.eos, vocab.bos, b, a, a])
-    found = sentences(tokens, vocab, shortest=3, longest=4)
-    assert [f.tolist() for f in found] == [[a, b, end], [b, b, a, end], [b, a, a]]
+    tokens = [vocab.bos, a, b, end, b, line_break, a, end, a, vocab.eos, vocab.bos, b, a, a]
+    found = sentences(np.array(tokens), vocab, shortest=3, longest=4)
+    assert [f.tolist() for f in found] == [[a, b, end], [b, line_break, a, end], [b, a, a]]

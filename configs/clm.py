@@ -1,0 +1,24 @@
+"""Causal language modelling on the embedded corpus. The backbone is that of mlm.py.
+
+    launch/local.sh --config configs/clm.py
+
+RESULT
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """4 layers of width 256; the objective reads what is to the left."""
+    config = ConfigDict()
+    config.source = {"name": "embedded"}
+    config.store = {"validation_fraction": 0.05, "test_fraction": 0.05}
+    config.tokenizer = {"vocab_size": 8192}
+    config.objective = {"name": "clm"}
+    config.model = {"width": 256, "layers": 4, "heads": 4}
+    config.data = {"length": 128, "batch_size": 16}
+    config.optimizer = {"learning_rate": 2e-3, "warmup_steps": 60}
+    config.train = {"steps": 600}
+    config.evaluate = {"every": 200}
+    config.checkpoint = {"every": 200}
+    return config
