@@ -146,6 +146,20 @@ def test_eval_reads_every_row_once_in_stored_order(batch_size):
     assert np.array_equal(tokens, stream)
 
 
+@pytest.mark.parametrize("limit", [1, 3])
+def test_a_limit_reads_rows_spread_over_all_sets(limit):
+    rows = make_rows(length=4)
+    options = {"batch_size": 8, "pad_id": PAD, "loader": "threads"}
+    every = np.concatenate([b.row_ids for b in eval_batches(rows, **options)])
+    ids = np.concatenate([b.row_ids for b in eval_batches(rows, limit=limit, **options)])
+    total = rows.rows_total
+    assert len(ids) == 8 * limit < total
+    steps = np.diff(ids)
+    assert ids[0] == 0 and steps.min() >= total // len(ids) and steps.max() <= total // len(ids) + 1
+    everything = np.concatenate([b.row_ids for b in eval_batches(rows, limit=10**6, **options)])
+    np.testing.assert_array_equal(everything, every)
+
+
 def test_eval_without_rows_is_an_error():
     rows = DocumentRows([random_set("none", 3, 0)], 8)
     with pytest.raises(UserError, match="no rows to read in none"):
