@@ -17,7 +17,7 @@ VOCAB = small_vocab()
 STEPS = 3
 
 
-def run(name, *, microbatches=1, data=1, fsdp=1, steps=STEPS):
+def run(name, *, microbatches=1, data=1, fsdp=1, steps=STEPS, seed=0):
     """Losses, gradient norms and final parameters of a few steps, dropout on."""
     mesh = make_mesh(data=data, fsdp=fsdp, devices=jax.devices()[: data * fsdp])
     objective = OBJECTIVES[name]().bind(small_backbone(VOCAB, dropout=0.1), VOCAB)
@@ -29,7 +29,7 @@ def run(name, *, microbatches=1, data=1, fsdp=1, steps=STEPS):
     abstract = abstract_state(objective, optimizer, mesh)
     state = init_state(objective, optimizer, 0, abstract)
     step = jit_train_step(
-        objective, optimizer, abstract, seed=0, total_steps=10, microbatches=microbatches
+        objective, optimizer, abstract, seed=seed, total_steps=10, microbatches=microbatches
     )
     history = []
     for number in range(steps):
@@ -66,6 +66,13 @@ def test_microbatches_and_devices_change_nothing(whole, how):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-6), params, other_params
     )
+
+
+def test_masks_and_dropout_follow_the_seed():
+    """From the same parameters and rows; `init_state` above has a seed of its own."""
+    for name in sorted(OBJECTIVES):
+        losses = {run(name, steps=1, seed=seed)[0][0]["loss"] for seed in (0, 1, 2)}
+        assert len(losses) == 3
 
 
 def test_the_loss_weighs_tokens_not_microbatches():

@@ -2,10 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from jaxpretrain.errors import UserError
 from jaxpretrain.models.attention import attention, relative_buckets, rotate, visibility_mask
 from jaxpretrain.models.config import TransformerConfig
+from jaxpretrain.models.layers import FeedForward
 from jaxpretrain.models.presets import PRESETS
 from jaxpretrain.models.transformer import Backbone
 from support.small import small_backbone, small_batch, small_vocab
@@ -249,3 +251,36 @@ def test_values_that_do_not_fit_are_named_with_their_numbers(switches, numbers):
     for number in numbers:
         assert number in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("activation", "function"),
+    [
+        ("swiglu", lambda x: x / (1 + np.exp(-x))),
+        ("geglu", lambda x: x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2),
+    ],
+)
+def test_gated_feed_forward_is_its_formula(activation, function):
+    """Shazeer 2020: ``(f(x G) * (x U)) D``, the function on the gate."""
+    config = TransformerConfig(
+        vocab_size=10, width=6, heads=1, mlp_width=5, activation=activation, biases=False
+    )
+    layer = FeedForward(config, output_scale=0.5, rngs=nnx.Rngs(0))
+    x = np.random.default_rng(0).normal(size=(2, 3, 6)).astype(np.float32)
+    gate, up, down = (
+        np.asarray(part.kernel[...], np.float64) for part in (layer.gate, layer.up, layer.down)
+    )
+    gate, up = 20 * gate, 20 * up  # away from 0, where the activation is nearly linear
+    layer.gate.kernel[...], layer.up.kernel[...] = jnp.float32(gate), jnp.float32(up)
+    np.testing.assert_allclose(layer(x), (function(x @ gate) * (x @ up)) @ down, rtol=1e-4)
+
+
+def test_every_layer_drops_its_own_units():
+    """Layers that only add 1: equal masks would leave each unit with nothing or with both."""
+    backbone = small_backbone(VOCAB, layers=2, dropout=0.5, biases=True, norm="rmsnorm")
+    params = jax.tree.map(jnp.zeros_like, backbone.init(jax.random.key(0)))
+    params["blocks"]["mlp"]["down"]["bias"] += 1
+    params["final_norm"]["scale"] += 1
+    y = hidden(backbone, params, keys=jax.random.split(jax.random.key(0), 6))
+    for unit in y.reshape(-1, 32)[:20]:
+        assert len(np.unique(np.round(unit, 4))) == 3  # 0, 1 or 2 of them, up to the norm
