@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -62,7 +63,7 @@ def store_path(config: ConfigDict) -> Path:
 def prepare_store(config: ConfigDict, *, overwrite: bool = False) -> Store:
     """The ``prepare`` command: source → tokenizer → token store."""
     named, _ = config_lib.sources(config)
-    return prepare(
+    store = prepare(
         store_path(config),
         sources=named,
         tokenizer_args=config.tokenizer.to_dict(),
@@ -71,6 +72,15 @@ def prepare_store(config: ConfigDict, *, overwrite: bool = False) -> Store:
         workers=config.store.workers,
         overwrite=overwrite,
     )
+    for split in ("validation", "test"):
+        if not sum(token_set.documents for token_set in store.sets(split)):
+            fraction = config.store[f"{split}_fraction"]
+            print(
+                f"warning: the {split} split has no documents, so nothing can be measured on it: "
+                f"raise store.{split}_fraction, now {fraction}, and prepare again",
+                file=sys.stderr,
+            )
+    return store
 
 
 def assemble(config: ConfigDict, *, verify: bool = False) -> Pieces:

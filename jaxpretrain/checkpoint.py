@@ -155,12 +155,12 @@ def check_same_config(workdir: Path, config: Mapping[str, Any]) -> None:
     stored = flatten(read_json(workdir / "config.json"))
     different = [
         key
-        for key in sorted(stored.keys() | config.keys())
+        for key in stored | config  # in the order of the config: names before what follows
         if not is_free(key) and stored.get(key) != config.get(key)
     ]
     if different:
-        key, more = different[0], len(different) - 1
-        others = f" (and {more} more)" if more else ""
+        key, *rest = different
+        others = f" ({', '.join(rest)} differ too)" if rest else ""
         raise UserError(
             f"{workdir} holds a run with config.{key} = {stored.get(key)!r}, and now it is "
             f"{config.get(key)!r}{others}: go on with the same config, or give another --workdir"

@@ -279,6 +279,13 @@ def _complete_selected(name: str, section: Selected, given: Mapping[str, Any]) -
         # the same keys, so what the file sets stays.)
         gone = section.settings(before).keys() - settings.keys()
         rest = {k: v for k, v in rest.items() if k not in gone or isinstance(v, FromCommandLine)}
+    for key in rest.keys() - settings.keys():
+        owners = [c for c in section.choices if key in section.settings(c)]
+        if owners:
+            raise UserError(
+                f"config.{name}.{key} is not a setting of {picked!r}, but of {', '.join(owners)}: "
+                f"set config.{name}.{section.key} too"
+            )
     return {section.key: picked} | _complete_section(name, settings, rest)
 
 
@@ -296,8 +303,13 @@ def _complete_mixture(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     for part, values in parts.items():
         where = f"{name}.parts.{part}"
         if not isinstance(values, Mapping):
-            raise UserError(f"config.{where} is {values!r}: it is a section")
+            raise UserError(f"config.{where} is {_text(values)!r}: it is a section")
+        if SOURCE.key not in values:
+            near = _did_you_mean(part, [other for other in parts if other != part])
+            raise UserError(f"config.{where}.name is not set: a part says what it is{near}")
         weight = _checked(f"{where}.weight", Setting(float, 1.0), values.get("weight", 1.0))
+        if not weight > 0:
+            raise UserError(f"config.{where}.weight is {weight}: it must be above 0")
         values = {key: value for key, value in values.items() if key != "weight"}
         done[part] = _complete_selected(where, SOURCE, values) | {"weight": weight}
     return {"name": "mixture", "parts": done}

@@ -24,8 +24,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("\ninterrupted: the same command goes on from what was saved last", file=sys.stderr)
         return 130
+    except RuntimeError as error:  # JAX's errors are RuntimeErrors
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).split("RESOURCE_EXHAUSTED: ")[-1].splitlines()[0]
+        print(
+            f"error: {reason.rstrip('.')}: lower data.batch_size or data.length, raise "
+            "train.microbatches, or set model.remat=full",
+            file=sys.stderr,
+        )
+        return 2
 
 
 def run(arguments: list[str]) -> int:
@@ -68,14 +78,17 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="jaxpretrain",
         description="Pretrain one Transformer under any objective, and see what it learned.",
-        epilog="Any key of the config can be set: --config.objective.mask_rate=0.3",
+        epilog="Any key of the config can be set, for example --config.objective.mask_rate=0.3; "
+        "config.json in a run's workdir lists them all.",
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"jaxpretrain {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub = commands.add_parser(
+            name, help=text, description=text, epilog=top.epilog, allow_abbrev=False
+        )
         sub.add_argument(
             "--config",
             required=name != "evaluate",
@@ -94,8 +107,15 @@ def parser() -> argparse.ArgumentParser:
         "--verify", action="store_true", help="check the token store's checksums first"
     )
     evaluate = command("evaluate", "Measure a run on held-out documents and show examples.")
-    evaluate.add_argument("--split", choices=["test", "validation"], default="test")
-    evaluate.add_argument("--checkpoint", choices=["best", "latest"], default="best")
+    evaluate.add_argument(
+        "--split", choices=["test", "validation"], default="test", help="default: test"
+    )
+    evaluate.add_argument(
+        "--checkpoint",
+        choices=["best", "latest"],
+        default="best",
+        help="the best by validation loss (the default), or the latest",
+    )
     for sub in (train, evaluate):
         sub.add_argument(
             "--workdir", metavar="DIR", help="folder of the run (default: runs/<config name>)"

@@ -70,7 +70,7 @@ def train(config: ConfigDict, workdir: Path, *, verify: bool = False) -> dict:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     print(
         f"{workdir}: {objective.name}, {parameters:,} parameters, {jax.device_count()} "
-        f"{jax.devices()[0].platform} device(s), steps {start} to {stop}",
+        f"{jax.devices()[0].platform} device(s), steps {start} to {stop}; compiling",
         flush=True,
     )
     log = MetricsLog(workdir, start)

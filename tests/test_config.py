@@ -73,6 +73,13 @@ def test_a_mixture_has_a_section_and_a_weight_for_each_source(tmp_path):
         "        'ours': {'name': 'text', 'path': 'a/*.txt', 'weight': 3.0},\n"
         "        'python': {'name': 'embedded'}}}}\n"
     )
+    for key, value, message in (
+        ("parts.ours.weight", "-1", "ours.weight is -1.0"),
+        ("parts.our.weight", "1", "our.name is not set.*did you mean ours"),
+        ("parts.ours", "text", "'text': it is a section"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load(str(path), {f"source.{key}": value})
     named, weights = sources(load(str(path), {"source.parts.ours.document": "line"}))
     assert weights == {"ours": 3.0, "python": 1.0}
     assert named["ours"].path == "a/*.txt" and named["ours"].document == "line"
@@ -99,6 +106,7 @@ def test_a_mixture_has_a_section_and_a_weight_for_each_source(tmp_path):
         ({"objective.name": "mlmm"}, "must be one of mlm, clm.*did you mean mlm"),
         ({"source.name": "jsonlines"}, "did you mean jsonl"),
         ({"source.name": "text"}, "source.path is not set"),
+        ({"source.path": "a.txt"}, "not a setting of 'embedded', but of text, .*set .*source.name"),
         ({"model.heads": "3"}, "heads is 3.* 256"),
         ({"optimizer.warmup_steps": "1000"}, "1000 and train.steps 1000"),
         ({"model.positions": "learned", "data.length": "1024"}, "1024.* 512"),

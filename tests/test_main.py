@@ -111,3 +111,20 @@ def test_a_damaged_store_is_named(tmp_path, capsys):
     command = ["train", f"--config={file}", f"--workdir={tmp_path / 'run'}", "--verify"]
     assert main(command) == 2
     assert f"{shard.name} is damaged" in capsys.readouterr().err
+
+
+def test_running_out_of_memory_is_one_line(tiny_config_file, tmp_path, capsys, monkeypatch):
+    def exhausted(*_, **__):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes.\nmore")
+
+    monkeypatch.setattr("jaxpretrain.train.train", exhausted)
+    assert main(["train", f"--config={tiny_config_file}", f"--workdir={tmp_path}"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: Out of memory allocating 99 bytes: lower data.batch_size")
+    assert "\n" not in error
+
+
+def test_prepare_warns_of_an_empty_split(tmp_path, capsys):
+    file = tiny_run.write(tmp_path)
+    assert main(["prepare", f"--config={file}", "--config.store.test_fraction=0"]) == 0
+    assert "warning: the test split has no documents" in capsys.readouterr().err

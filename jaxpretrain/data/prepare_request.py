@@ -124,12 +124,12 @@ def begin(path: Path, request: dict, overwrite: bool) -> bool:
         if not (path / REQUEST).exists():
             write_json(path / REQUEST, request)
         return (path / MANIFEST).exists()
-    elif not overwrite:
+    elif (path / MANIFEST).exists() and not overwrite:
         raise UserError(
             f"token store {path} was prepared from something else: "
-            f"{_difference(earlier, request)}; choose another folder, or overwrite it"
+            f"{_difference(earlier, request)}; choose another folder, or give --overwrite"
         )
-    else:
+    else:  # a store that was never finished is begun anew: its input was mended, say
         (path / MANIFEST).unlink(missing_ok=True)
         for name in filter(_SOURCE_NAME.fullmatch, earlier["sources"]):
             shutil.rmtree(path / name, ignore_errors=True)

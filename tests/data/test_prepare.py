@@ -276,6 +276,16 @@ def test_an_input_that_changed_is_named(make, tmp_path):
         make("other", sources=sources)
 
 
+def test_an_unfinished_store_of_another_request_is_begun_anew(make, tmp_path):
+    file = tmp_path / "input.txt"
+    file.write_text("")
+    sources = {"docs": FromFile(path=str(file), changes_while_read=True)}
+    with pytest.raises(UserError, match="changed while it was read"):
+        make(sources=sources)
+    store = make(sources={"docs": FromFile(path=str(file))})
+    assert sum(s.documents for s in store.sets("train")) > 0
+
+
 def test_overwrite_replaces_the_store(make):
     path = make(sources={"old": Tiny(texts=topics(2, 40))}).path
     store = make(overwrite=True)
@@ -332,10 +342,11 @@ def test_the_tokenizer_is_trained_on_train_documents_up_to_the_cap(make, monkeyp
     monkeypatch.setattr(Tokenizer, "train", classmethod(spy))
     store = make("all", **HALVES)
     assert sorted(seen[0]) == sorted(texts_by_split(store)["train"])
-    make("some", tokenizer_args={**SMALL, "train_bytes": 60_000}, **HALVES)
+    cap = sum(len(text.encode()) for text in seen[0]) // 2
+    make("some", tokenizer_args={**SMALL, "train_bytes": cap}, **HALVES)
     assert set(seen[1]) < set(seen[0])
     size = sum(len(text.encode()) for text in seen[1])
-    assert size >= 60_000 > size - len(seen[1][-1].encode())
+    assert size >= cap > size - len(seen[1][-1].encode())
     parts = topics(4, 40)
     assert all(set(part) & set(seen[1]) for part in parts), "the sample is from all the parts"
 
