@@ -33,6 +33,20 @@ def final_state(config, workdir):
     return jax.device_get(state)
 
 
+def fake_held_out_losses(monkeypatch, losses):
+    """Lets each evaluation of a run give the next of some losses."""
+    following = iter(losses)
+
+    class Faked:
+        def __init__(self, *_):
+            pass
+
+        def __call__(self, params, limit=0):
+            return HeldOut(next(following), 0.0, 5.0, None, 1.0, 10)
+
+    monkeypatch.setattr("jaxpretrain.train.Evaluator", Faked)
+
+
 def assert_same_bits(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y), a, b)
 
@@ -167,16 +181,7 @@ def test_sigterm_saves_and_the_next_start_goes_on(tiny_config_file, tmp_path):
 
 
 def test_keeps_the_best_and_the_latest(tiny_config_file, tmp_path, monkeypatch):
-    losses = iter([3.0, 1.0, 2.0, 2.5])
-
-    class Faked:
-        def __init__(self, *_):
-            pass
-
-        def __call__(self, params, limit=0):
-            return HeldOut(next(losses), 0.0, 5.0, None, 1.0, 10)
-
-    monkeypatch.setattr("jaxpretrain.train.Evaluator", Faked)
+    fake_held_out_losses(monkeypatch, [3.0, 1.0, 2.0, 2.5])
     config = tiny_run.config(
         tiny_config_file, evaluate__every=2, evaluate__batches=0, checkpoint__every=2
     )
@@ -201,16 +206,7 @@ def test_metrics_of_steps_that_were_not_saved_are_dropped(tiny_config_file, tmp_
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_good_checkpoint(
     tiny_config_file, tmp_path, monkeypatch
 ):
-    losses = iter([3.0, float("nan"), float("nan")])
-
-    class Faked:
-        def __init__(self, *_):
-            pass
-
-        def __call__(self, params, limit=0):
-            return HeldOut(next(losses), 0.0, 5.0, None, 1.0, 10)
-
-    monkeypatch.setattr("jaxpretrain.train.Evaluator", Faked)
+    fake_held_out_losses(monkeypatch, [3.0, float("nan"), float("nan")])
     config = tiny_run.config(
         tiny_config_file,
         train__stop_at=6,

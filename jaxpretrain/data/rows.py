@@ -5,6 +5,7 @@ can be read at once and the row length is chosen when training. The segments and
 whole batch follow from where documents end, with one search per set and no loop over rows.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -24,7 +25,7 @@ class TokenSet(Protocol):
     def read(self, start: int, stop: int) -> np.ndarray: ...
 
 
-class _Rows:
+class _Rows(ABC):
     """What both views share; a view says how many rows a set has and which span each one is."""
 
     def __init__(self, token_sets: Sequence[TokenSet], length: int):
@@ -52,12 +53,13 @@ class _Rows:
             )
         self._rows_before = np.cumsum([0, *self.rows_per_set])[:-1]
 
+    @abstractmethod
     def _count(self, number: int) -> int:
-        raise NotImplementedError
+        """Returns how many rows set `number` has."""
 
+    @abstractmethod
     def _spans(self, number: int, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns where the rows of set `number` start and stop in its stream, int64 [n] each."""
-        raise NotImplementedError
 
     def find(self, row_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns (set_index, row), int64 [n] each, for row ids in [0, rows_total)."""

@@ -6,6 +6,7 @@ Its fields are its keys in a config file, with their types and defaults.
 """
 
 import zlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -22,7 +23,7 @@ unset: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objective:
+class Objective(ABC):
     """What all objectives share. Subclasses add hyperparameters and check them when made.
 
     Attributes:
@@ -55,6 +56,7 @@ class Objective:
         """Logical axis names of the parameters."""
         return self.backbone.axes()
 
+    @abstractmethod
     def corrupt(self, keys: Array, batch: Batch, *, train: bool, progress: Array) -> Example:
         """What the backbone sees of a batch and what it must predict.
 
@@ -65,7 +67,6 @@ class Objective:
                 not depend on the settings being compared.
             progress: float32 scalar in [0, 1], the share of the training that is done.
         """
-        raise NotImplementedError
 
     def loss(self, params: dict, batch: Batch, key: Array, *, train: bool, progress: Array) -> Sums:
         """The loss, in nats per predicted token, and other quantities worth a look.

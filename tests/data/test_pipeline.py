@@ -286,6 +286,23 @@ def test_tensorflow_leaves_the_gpus_alone(monkeypatch, started):
     assert asked == [([], "GPU")]
 
 
+@needs_tf
+def test_tf_data_is_not_tuned(monkeypatch):
+    """Its tuner made the end of an iterator wait for half a minute after a minute of reading."""
+    import tensorflow as tf
+
+    seen = []
+    real = tf.data.Dataset.with_options
+
+    def with_options(self, options, name=None):
+        seen.append(options.autotune.enabled)
+        return real(self, options, name)
+
+    monkeypatch.setattr(tf.data.Dataset, "with_options", with_options)
+    assert len(list(train(loader="tf"))) == 6
+    assert seen == [False]
+
+
 def test_asking_for_a_missing_tensorflow_names_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(UserError, match=r"pip install 'jaxpretrain\[tfds\]'"):
