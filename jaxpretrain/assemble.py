@@ -105,9 +105,32 @@ def assemble(config: ConfigDict, *, verify: bool = False) -> Pieces:
     vocab = store.tokenizer.vocab
     backbone = Backbone(config_lib.model_config(config, vocab.size))
     objective = config_lib.make_objective(config).bind(backbone, vocab)
+    row_view(config, objective)
+    objective.check_run(
+        length=config.data.length,
+        batch_size=config.data.batch_size,
+        devices=mesh.size,
+        microbatches=config.train.microbatches,
+    )
     optimizer = config_lib.optimizer(config)
     abstract = abstract_state(objective, optimizer, mesh, config.mesh.rules.to_dict())
     return Pieces(config, store, objective, optimizer, mesh, abstract)
+
+
+def row_view(config: ConfigDict, objective: Objective) -> type[PackedRows | DocumentRows]:
+    """How rows are cut: as `data.view` says, or as the objective prefers.
+
+    Raises:
+        UserError: the objective cannot read rows that are cut so.
+    """
+    asked = config.data.view
+    view = objective.views[0] if asked == "auto" else asked
+    if view not in objective.views:
+        raise UserError(
+            f"data.view is {asked!r}, and {objective.name} needs {objective.views[0]!r} rows: set "
+            f"data.view={objective.views[0]}, or leave it at 'auto'"
+        )
+    return VIEWS[view]
 
 
 def check_store(config: ConfigDict, store: Store) -> None:
@@ -137,7 +160,7 @@ def training_batches(pieces: Pieces, start: int, stop: int) -> Iterator[Batch]:
     """The batches of steps ``[start, stop)``, on the devices."""
     config, objective = pieces.config, pieces.objective
     sets = pieces.store.sets("train")
-    rows = VIEWS[objective.view](sets, config.data.length)
+    rows = row_view(config, objective)(sets, config.data.length)
     _, weights = config_lib.sources(config)
     if weights is not None:
         weights = [weights[token_set.name] for token_set in sets]
@@ -162,7 +185,7 @@ def held_out_rows(pieces: Pieces, split: str) -> PackedRows | DocumentRows:
     Raises:
         UserError: it has none.
     """
-    view = VIEWS[pieces.objective.view]
+    view = row_view(pieces.config, pieces.objective)
     rows = view(pieces.store.sets(split), pieces.config.data.length)
     if not rows.rows_total:
         raise UserError(
@@ -212,7 +235,7 @@ def abstract_batch(pieces: Pieces) -> Batch:
     placed = batch_sharding(pieces.mesh)
     flat = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=placed)
     wide = jax.ShapeDtypeStruct((rows, length), jnp.int32, sharding=placed)
-    return Batch(wide, wide, wide, flat, flat)
+    return Batch(wide, wide, wide, flat, flat, flat)
 
 
 def identity(pieces: Pieces) -> dict[str, str]:

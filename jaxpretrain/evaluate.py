@@ -60,17 +60,27 @@ def evaluate(
 def describe(pieces: Pieces, found: dict) -> list[str]:
     """The numbers of an evaluation as lines to read."""
     per_byte = found["bits_per_byte"], found["bits_per_hidden_byte"]
-    below = found["unigram_loss"] - found["loss"]
+    token_loss = found["token_loss"]
+    what = "rows" if token_loss is None else "predicted tokens"
     lines = [
         "",
         f"held-out {found['split']} documents, {found['checkpoint']} checkpoint (step "
-        f"{found['step']}), {found['predicted']:,} predicted tokens",
-        f"  loss            {found['loss']:.4f} nats per token "
-        f"(perplexity {math.exp(min(found['loss'], 700)):.1f})",
-        f"  unigram model   {found['unigram_loss']:.4f} nats per token on the same targets; "
-        + (f"{below:.4f} above this model" if below > 0 else "this model is NOT better"),
-        f"  accuracy        {found['accuracy']:.1%}",
+        f"{found['step']}), {found['predicted']:,} {what}",
     ]
+    if found["loss"] != token_loss:
+        lines.append(f"  loss            {found['loss']:.4f} nats")
+    if token_loss is not None:
+        below = found["unigram_loss"] - token_loss
+        lines += [
+            f"  {'loss' if found['loss'] == token_loss else 'of the tokens':<15} {token_loss:.4f} "
+            f"nats per token (perplexity {math.exp(min(token_loss, 700)):.1f})",
+            f"  unigram model   {found['unigram_loss']:.4f} nats per token on the same targets; "
+            + (f"{below:.4f} above this model" if below > 0 else "this model is NOT better"),
+        ]
+    if found["accuracy"] is not None:
+        lines.append(f"  accuracy        {found['accuracy']:.1%}")
+    shown = ("loss", "accuracy", pieces.objective.token_term)
+    lines += [f"  {k:<15} {v:.4f}" for k, v in found["parts"].items() if k not in shown]
     if per_byte[0] is not None:
         lines.append(f"  bits per byte   {per_byte[0]:.4f}")
     elif per_byte[1] is not None:
@@ -83,15 +93,17 @@ def describe(pieces: Pieces, found: dict) -> list[str]:
 
 def examples(pieces: Pieces, params: dict, split: str, count: int = 5) -> list[str]:
     """A few predictions on held-out sentences as lines to read."""
-    objective, tokenizer = pieces.objective, pieces.store.tokenizer
-    if objective.view != "packed":
+    tokenizer = pieces.store.tokenizer
+    parts = [pieces.objective, *(task.objective for task in getattr(pieces.objective, "tasks", ()))]
+    objective = next((part for part in parts if part.samples), None)
+    if objective is None:
         return []
     tokens = np.concatenate(
         [s.read(0, min(s.tokens_total, 50_000)) for s in pieces.store.sets(split)]
     )
     shared = {"count": count, "length": pieces.config.data.length, "seed": pieces.config.seed}
     lines = []
-    if objective.visibility == "full":
+    if objective.samples == "gaps":
         for gap in fill_gaps(objective, params, tokenizer, tokens, **shared):
             guesses = ", ".join(f"{word!r} {p:.0%}" for word, p in gap.candidates)
             lines += ["", f"  {gap.text}", f"    {guesses}   (was {gap.truth!r})"]

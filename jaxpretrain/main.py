@@ -68,7 +68,8 @@ def run(arguments: list[str]) -> int:
     print(
         f"done: {summary['steps']} steps, {summary['tokens']:,} tokens in "
         f"{summary['train_seconds']:.0f} s ({summary['tokens_per_second']:,.0f} tokens/s); "
-        f"validation loss {held['loss']:.4f}, unigram {held['unigram_loss']:.4f}"
+        f"validation loss {held['loss']:.4f}"
+        + (f", unigram {held['unigram_loss']:.4f}" if held["unigram_loss"] is not None else "")
     )
     return 0
 

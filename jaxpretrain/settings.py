@@ -40,12 +40,15 @@ class DataSettings:
     Attributes:
         length: tokens in a row.
         batch_size: rows in a step, over all devices and microbatches.
+        view: how rows are cut: "packed" (documents laid end to end), "document" (each row a window
+            of one document, padded), or "auto" for what the objective prefers.
         loader: "tf" (tf.data), "threads" (no TensorFlow) or "auto"; the batches are the same.
         prefetch: batches kept on the devices ahead of use.
     """
 
     length: int = 128
     batch_size: int = 32
+    view: Literal["auto", "packed", "document"] = "auto"
     loader: Literal["auto", "tf", "threads"] = "auto"
     prefetch: int = 2
 

@@ -28,6 +28,7 @@ DEFAULT_RULES = {
     "head": "",
     "mlp": "",
     "norm": "",
+    "classes": "",
 }
 
 

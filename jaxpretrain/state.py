@@ -20,17 +20,20 @@ class TrainState(NamedTuple):
         step: int32 scalar, updates done.
         params: nested dict of float32 arrays.
         opt_state: optax's state, moments placed like the parameters.
+        balance: factors on the tasks of a mixture that balances itself; else empty.
     """
 
     step: Array
     params: Any
     opt_state: Any
+    balance: dict[str, Array]
 
 
 def make_state(objective: Objective, optimizer: Optimizer, seed: int) -> TrainState:
     """The state before the first update; pure, so it can be traced, compiled and sharded."""
     params = objective.init(jax.random.key(seed))
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.update_rule.init(params))
+    opt_state = optimizer.update_rule.init(params)
+    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, objective.initial_balance())
 
 
 def abstract_state(
@@ -60,7 +63,7 @@ def abstract_state(
     return jax.tree.map(
         lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
         shapes,
-        TrainState(whole, placed, opt),
+        TrainState(whole, placed, opt, jax.tree.map(lambda _: whole, shapes.balance)),
     )
 
 

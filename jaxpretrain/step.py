@@ -1,17 +1,17 @@
 """The pure train and eval steps. Nothing here knows the objective or the number of devices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding
 
-from jaxpretrain.objectives.base import Objective
+from jaxpretrain.objectives.base import Objective, split_rows, total_loss
 from jaxpretrain.optim import Optimizer
 from jaxpretrain.sharding import batch_sharding, replicated
 from jaxpretrain.state import TrainState
-from jaxpretrain.types import Array, Batch, Sums
+from jaxpretrain.types import Array, Batch, Progress, Sums
 
 Metrics = dict[str, Array]
 
@@ -31,8 +31,8 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """One update.
 
-    The gradient is that of ``sum of losses / sum of weights`` over the whole step: sums are added
-    over microbatches (and, by the compiler, over devices) and divided once.
+    The gradient is that of ``sum of losses / sum of weights`` over the whole step, whatever the
+    microbatches and devices.
 
     Args:
         state: before the update.
@@ -45,37 +45,69 @@ def train_step(
 
     Returns:
         The state after the update and float32 scalars: the mean of each sum of the objective,
-        ``grad_norm`` (before clipping), ``learning_rate``, ``predicted`` (the loss's weight).
+        ``loss`` (the sum of its terms), ``grad_norm`` (before clipping), ``learning_rate``,
+        ``predicted`` (the weight of the terms: tokens, or rows).
     """
-    progress = state.step.astype(jnp.float32) / total_steps
-    key = run_key(seed)
-
-    def loss(params, rows):
-        sums = objective.loss(params, rows, key, train=True, progress=progress)
-        return sums["loss"].total, sums
-
-    def accumulate(carry, rows):
-        (_, sums), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, rows)
-        return jax.tree.map(jnp.add, carry, (gradient, sums)), None
-
-    if microbatches == 1:
-        (_, sums), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, batch)
-    else:
-        parts = jax.tree.map(lambda x: split_rows(x, microbatches), batch)
-        first = jax.tree.map(lambda x: x[0], parts)
-        shapes = jax.eval_shape(lambda: loss(state.params, first)[1])
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (state.params, shapes))
-        (gradient, sums), _ = jax.lax.scan(accumulate, zeros, parts)
-
-    weight = sums["loss"].weight
-    gradient = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-9), gradient)
+    progress = progress_at(state.step, total_steps)
+    coefficients = objective.balanced(objective.coefficients(progress), state.balance)
+    gradient, sums, weights = gradient_and_sums(
+        state.params,
+        batch,
+        objective=objective,
+        coefficients=coefficients,
+        seed=seed,
+        progress=progress,
+        microbatches=microbatches,
+    )
     updates, opt_state = optimizer.update_rule.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {name: value.mean() for name, value in sums.items()}
+    metrics["loss"] = total_loss(coefficients, sums)
     metrics["grad_norm"] = optax.tree.norm(gradient)
     metrics["learning_rate"] = jnp.asarray(optimizer.schedule(state.step), jnp.float32)
-    metrics["predicted"] = weight
-    return TrainState(state.step + 1, params, opt_state), metrics
+    metrics["predicted"] = sum(weights.values())
+    return TrainState(state.step + 1, params, opt_state, state.balance), metrics
+
+
+def gradient_and_sums(
+    params: dict,
+    batch: Batch,
+    *,
+    objective: Objective,
+    coefficients: Mapping[str, Array | float],
+    seed: int,
+    progress: Progress,
+    microbatches: int,
+) -> tuple[dict, Sums, dict[str, Array]]:
+    """The gradient of the sum of the terms' means, times their coefficients.
+
+    The rows of the whole step are corrupted at once, so that rows can be paired with any other,
+    and the weight of each term is known before the rows are divided into microbatches.
+
+    Returns:
+        The gradient, the sums of the objective, and the weight of each term.
+    """
+    example, keys = objective.example(batch, run_key(seed), train=True, progress=progress)
+    weights = objective.term_weights(example)
+    scale = {t: factor / jnp.maximum(weights[t], 1e-9) for t, factor in coefficients.items()}
+
+    def loss(params, example, keys):
+        sums = objective.loss(params, example, keys, train=True, progress=progress)
+        return sum(factor * sums[term].total for term, factor in scale.items()), sums
+
+    def accumulate(carry, part):
+        (_, sums), gradient = jax.value_and_grad(loss, has_aux=True)(params, *part)
+        return jax.tree.map(jnp.add, carry, (gradient, sums)), None
+
+    if microbatches == 1:
+        (_, sums), gradient = jax.value_and_grad(loss, has_aux=True)(params, example, keys)
+        return gradient, sums, weights
+    parts = jax.tree.map(lambda x: split_rows(x, microbatches), (example, keys))
+    first = jax.tree.map(lambda x: x[0], parts)
+    shapes = jax.eval_shape(lambda: loss(params, *first)[1])
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (params, shapes))
+    (gradient, sums), _ = jax.lax.scan(accumulate, zeros, parts)
+    return gradient, sums, weights
 
 
 def eval_step(params: dict, batch: Batch, *, objective: Objective) -> tuple[Sums, Array]:
@@ -83,14 +115,23 @@ def eval_step(params: dict, batch: Batch, *, objective: Objective) -> tuple[Sums
 
     Returns:
         The sums, and how often each token was a target, float32 ``[vocab]`` (from which the bytes
-        predicted and a unigram model's loss on the same targets follow).
+        predicted and a unigram model's loss on the same targets follow); all 0 for an objective
+        that predicts no tokens.
     """
+    progress = Progress(jnp.int32(0), jnp.float32(1.0))
     key = jax.random.key(EVAL_SEED)
-    one = jnp.ones((), jnp.float32)
-    sums = objective.loss(params, batch, key, train=False, progress=one)
-    example = objective.example(batch, key, train=False, progress=one)
+    example, keys = objective.example(batch, key, train=False, progress=progress)
+    sums = objective.loss(params, example, keys, train=False, progress=progress)
     counts = jnp.zeros(objective.vocab.size, jnp.float32)
-    return sums, counts.at[example.targets].add(example.weights)
+    if objective.token_term is not None:
+        tokens, weights = objective.scored(example)
+        counts = counts.at[tokens].add(weights)
+    return sums, counts
+
+
+def progress_at(step: Array, total_steps: int) -> Progress:
+    """How far the training is after so many updates."""
+    return Progress(step, step.astype(jnp.float32) / total_steps)
 
 
 def jit_train_step(
@@ -140,11 +181,3 @@ def jit_eval_step(
 def run_key(seed: int) -> Array:
     """The key that the randomness of training (masks, dropout) comes from."""
     return jax.random.fold_in(jax.random.key(seed), 1)
-
-
-def split_rows(x: Array, parts: int) -> Array:
-    """``[rows, ...]`` to ``[parts, rows / parts, ...]``, every part from all over the rows.
-
-    Strided, so that rows divided over devices stay on their device.
-    """
-    return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)

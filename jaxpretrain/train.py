@@ -13,14 +13,23 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxpretrain import __version__
-from jaxpretrain.assemble import Evaluator, abstract_batch, assemble, identity, training_batches
+from jaxpretrain.assemble import (
+    Evaluator,
+    Pieces,
+    abstract_batch,
+    assemble,
+    identity,
+    training_batches,
+)
+from jaxpretrain.balance import Watch, jit_measure
 from jaxpretrain.checkpoint import Checkpoints, claim_workdir
 from jaxpretrain.errors import UserError
 from jaxpretrain.evaluation.heldout import HeldOut
 from jaxpretrain.metrics import MetricsLog, Progress, finite, peak_flops
 from jaxpretrain.report.curves import plot_loss
-from jaxpretrain.state import init_state
+from jaxpretrain.state import TrainState, init_state
 from jaxpretrain.step import jit_train_step
+from jaxpretrain.types import Batch
 
 
 def train(config: ConfigDict, workdir: Path, *, verify: bool = False) -> dict:
@@ -52,6 +61,7 @@ def train(config: ConfigDict, workdir: Path, *, verify: bool = False) -> dict:
         total_steps=steps,
         microbatches=config.train.microbatches,
     ).lower(pieces.abstract, abstract_batch(pieces))
+    balance = Balance(pieces) if objective.measure_every else None
     evaluator = Evaluator(pieces, "validation")
     flops_per_step = objective.flops(length) * batch_size
     peak = peak_flops()
@@ -83,9 +93,13 @@ def train(config: ConfigDict, workdir: Path, *, verify: bool = False) -> dict:
     step, evaluated = start, None
     with clock.paused():
         step_function = step_function.compile()
+        if balance:
+            balance.compile()
         batches = started(training_batches(pieces, start, stop))
     with sigterm_noted() as interrupted:
         for step, batch in zip(range(start + 1, stop + 1), batches, strict=True):
+            if balance and (step - 1) % objective.measure_every == 0:
+                state = balance.measure(state, batch, step - 1, log, clock)
             state, metrics = step_function(state, batch)
             progress.advance()
             if pending is not None:
@@ -136,7 +150,8 @@ def train(config: ConfigDict, workdir: Path, *, verify: bool = False) -> dict:
         "eval": {"split": "validation", "step": step} | finite(evaluated._asdict()),
     }
     (workdir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    plot_loss(workdir, unigram_loss=evaluated.unigram_loss)
+    comparable = evaluated.loss == evaluated.token_loss
+    plot_loss(workdir, unigram_loss=evaluated.unigram_loss if comparable else None)
     return summary
 
 
@@ -168,6 +183,55 @@ class Clock:
             self._stopped = None
 
 
+class Balance:
+    """Measures now and then how the tasks of a mixture share the gradient, and says what it sees.
+
+    Args:
+        pieces: of the run; the objective is a mixture.
+    """
+
+    def __init__(self, pieces: Pieces):
+        self._watch = Watch(pieces.objective)
+        self._every = pieces.objective.measure_every
+        self._function = jit_measure(
+            pieces.objective,
+            pieces.abstract,
+            seed=pieces.config.seed,
+            total_steps=pieces.config.train.steps,
+            microbatches=pieces.config.train.microbatches,
+        ).lower(pieces.abstract, abstract_batch(pieces))
+        self._steps_seconds: tuple[int, float] | None = None
+        self._cost_said = False
+
+    def compile(self) -> None:
+        """Compiles; the clock of the run stands still meanwhile."""
+        self._function = self._function.compile()
+
+    def measure(self, state: TrainState, batch: Batch, step: int, log, clock) -> TrainState:
+        """Measures on the batch of the next step, logs, warns, and prints once what it costs."""
+        jax.block_until_ready(state)
+        before = clock.seconds
+        state, metrics = self._function(state, batch)
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        after = clock.seconds
+        log.write(step + 1, values | {"seconds": after})
+        warning = self._watch.see(values)
+        if warning:
+            print(warning, flush=True)
+        if self._steps_seconds and not self._cost_said:
+            done, then = self._steps_seconds
+            each = (before - then) / (step - done)
+            print(
+                f"gradient shares: measured every {self._every} steps, "
+                f"{(after - before) / each:.1f} steps' time each, "
+                f"{(after - before) / (each * self._every + after - before):.1%} of the training",
+                flush=True,
+            )
+            self._cost_said = True
+        self._steps_seconds = step, after
+        return state
+
+
 def write_step(step, metrics, tokens_per_step, flops_per_step, peak, log, progress, clock) -> None:
     """Fetches the metrics of a step and writes them, with the speed since the last time."""
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
@@ -197,7 +261,7 @@ def write_step(step, metrics, tokens_per_step, flops_per_step, peak, log, progre
 
 def write_evaluation(step, evaluated: HeldOut, tokens, log, progress, clock) -> None:
     """Writes the held-out numbers of a step."""
-    held = {f"eval_{key}": value for key, value in evaluated._asdict().items() if value is not None}
+    held = {f"eval_{key}": value for key, value in evaluated.numbers().items()}
     log.write(step, {"tokens": tokens, "seconds": clock.seconds} | held)
     progress.show(step, {"held-out loss": evaluated.loss}, always=True)
 

@@ -103,7 +103,7 @@ def test_a_mixture_has_a_section_and_a_weight_for_each_source(tmp_path):
         ({"objective.whole_words": "yes"}, "True or False"),
         ({"model.norm": "layer_norm"}, "must be one of layernorm, rmsnorm.*did you mean layernorm"),
         ({"model.preset": "bart"}, "did you mean bert"),
-        ({"objective.name": "mlmm"}, "must be one of mlm, clm.*did you mean mlm"),
+        ({"objective.name": "mlmm"}, "must be one of mlm, .*clm.*did you mean mlm"),
         ({"source.name": "jsonlines"}, "did you mean jsonl"),
         ({"source.name": "text"}, "source.path is not set"),
         ({"source.path": "a.txt"}, "not a setting of 'embedded', but of text, .*set .*source.name"),

@@ -7,19 +7,14 @@ forward–backward (`support.markov`). Models are trained on fresh text, so noth
 
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 import pytest
 
 from jaxpretrain.objectives.clm import CLM
 from jaxpretrain.objectives.mlm import MLM
-from jaxpretrain.optim import make_optimizer
-from jaxpretrain.sharding import make_mesh
-from jaxpretrain.state import abstract_state, init_state
-from jaxpretrain.step import jit_eval_step, jit_train_step
-from jaxpretrain.types import Batch
 from support.markov import MarkovSource
 from support.small import SPECIAL, small_backbone, small_vocab
+from support.truth import HELD_OUT, as_batch, held_out, trained
 
 STATES, LENGTH, ROWS = 8, 16, 64
 SOURCE = MarkovSource.random(STATES, seed=6, concentration=0.3)
@@ -27,42 +22,21 @@ VOCAB = small_vocab(regular=STATES)
 RATE = 0.3
 
 
-def text(seed, rows=ROWS, first=0) -> Batch:
-    tokens = SOURCE.sample(np.random.default_rng(seed), LENGTH, rows) + SPECIAL
-    return Batch(
-        tokens=tokens.astype(np.int32),
-        segments=np.ones((rows, LENGTH), np.int32),
-        positions=np.tile(np.arange(LENGTH, dtype=np.int32), (rows, 1)),
-        row_ids=np.arange(first, first + rows, dtype=np.int32),
-        epochs=np.zeros(rows, np.int32),
-    )
+def text(seed):
+    return as_batch(SOURCE.sample(np.random.default_rng(seed), LENGTH, ROWS), first=seed * ROWS)
 
 
-def held_out_loss(objective, steps, learning_rate=3e-3):
+def held_out_loss(objective, steps):
     """Trains a small model and returns its loss on 4,096 new rows, in nats per token."""
     objective = objective.bind(small_backbone(VOCAB, width=64, heads=4), VOCAB)
-    optimizer = make_optimizer(
-        total_steps=steps, learning_rate=learning_rate, warmup_steps=50, weight_decay=0.0
-    )
-    mesh = make_mesh(devices=jax.devices()[:1])
-    abstract = abstract_state(objective, optimizer, mesh)
-    state = init_state(objective, optimizer, 0, abstract)
-    step = jit_train_step(objective, optimizer, abstract, seed=0, total_steps=steps, microbatches=1)
-    for number in range(steps):
-        state, _ = step(state, text(number, first=number * ROWS))
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
-    evaluate = jit_eval_step(objective, shardings)
-    total = weight = 0.0
-    for number in range(64):
-        sums, _ = evaluate(state.params, text(10**6 + number, first=number * ROWS))
-        total, weight = total + float(sums["loss"].total), weight + float(sums["loss"].weight)
-    return total / weight
+    params = trained(objective, text, steps=steps)
+    return held_out(objective, params, text, batches=64)["loss"]
 
 
 def true_causal_loss():
     """What the chain itself gives the symbols that `held_out_loss` evaluates on."""
     logs = np.log(SOURCE.transition)
-    tokens = np.concatenate([text(10**6 + n).tokens - SPECIAL for n in range(64)])
+    tokens = np.concatenate([text(HELD_OUT + n).tokens - SPECIAL for n in range(64)])
     return -logs[tokens[:, :-1], tokens[:, 1:]].mean()
 
 

@@ -10,11 +10,13 @@ PACKAGE = Path(__file__).parents[1] / "jaxpretrain"
 # Layer by layer, from the bottom: a file imports its own layer's package and those before it.
 LAYERS = [
     {"errors", "types", "__init__"},
+    {"schema"},
     {"data", "models", "corruption", "losses"},
     {"objectives", "interop"},
     {"optim", "sharding", "report", "metrics"},
     {"state", "settings"},
     {"step", "config"},
+    {"balance"},
     {"evaluation"},
     {"checkpoint"},
     {"assemble"},

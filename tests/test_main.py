@@ -57,6 +57,19 @@ def test_overrides_are_taken_in_both_spellings():
     assert overrides == {"x.y": "1=2", "z": "-3"}
 
 
+TASKS = (
+    "objective.tasks.a.name=mlm",
+    "objective.tasks.a.weight=0",
+    "objective.tasks.b.name=clm",
+)
+
+
+def objective(name, *settings):
+    """Arguments that train another objective with some settings."""
+    settings = (f"objective.name={name}", *settings)
+    return ["train", "--config={file}", *(f"--config.{setting}" for setting in settings)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -80,6 +93,18 @@ def test_overrides_are_taken_in_both_spellings():
         (["train", "--config={file}", "--config.model.attention=cudnn"], "needs an NVIDIA GPU"),
         (["train", "--config={file}", "--config.store.validation_fraction=0"], "0.1.* 0.0"),
         (["train", "--config=setup.cfg"], "setup.cfg is no config file"),
+        (objective("nsp", "data.view=packed", "model.token_types=2"), "needs 'document' rows"),
+        (objective("bert"), "set model.token_types=2"),
+        (objective("rtd", "objective.generator_size=2"), "generator_size is 2.0"),
+        (objective("span_corruption", "objective.noise_density=.9"), "only 3 stay visible"),
+        (objective("mlm", "model.decoder_layers=2"), "set model.decoder_layers=0"),
+        (objective("crops", "train.microbatches=2", "data.batch_size=16"), "objective.chunks"),
+        (objective("simcse", "model.dropout=0"), "set model.dropout=0.1"),
+        (objective("mixture"), "objective.tasks is empty"),
+        (objective("mixture", *TASKS, "objective.tasks.b.weight=0"), "sum to zero"),
+        (objective("mixture", *TASKS, "objective.tasks.b.wait=0"), "did you mean .*weight"),
+        (objective("mixture", *TASKS, "objective.tasks.b.name=mixture"), "must be one of"),
+        (objective("mixture", *TASKS, "objective.mod=all"), "did you mean objective.mode"),
         (["evaluate", "--workdir={tmp}"], "holds no run"),
         (["evaluate", "--config=none.py"], "no config file none.py"),
         (["evaluate"], "--workdir"),

@@ -44,8 +44,11 @@ def test_only_matrices_decay():
     assert decayed == {
         "['tokens']['embedding']",
         "['positions']['embedding']",
-        *(f"['blocks']['attention']['{n}']['kernel']" for n in ("query", "key", "value", "output")),
-        *(f"['blocks']['mlp']['{n}']['kernel']" for n in ("up", "down")),
+        *(
+            f"['stack']['blocks']['attention']['{n}']['kernel']"
+            for n in ("query", "key", "value", "output")
+        ),
+        *(f"['stack']['blocks']['mlp']['{n}']['kernel']" for n in ("up", "down")),
     }
 
 

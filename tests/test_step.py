@@ -1,15 +1,15 @@
 """The train step against itself: microbatches, devices and placements give one answer."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxpretrain.objectives import OBJECTIVES
+from jaxpretrain.objectives.base import split_rows
 from jaxpretrain.optim import make_optimizer
 from jaxpretrain.sharding import batch_sharding, make_mesh
 from jaxpretrain.state import abstract_state, init_state
-from jaxpretrain.step import jit_train_step, split_rows
+from jaxpretrain.step import jit_train_step
 from jaxpretrain.types import Batch
 from support.small import small_backbone, small_batch, small_vocab
 
@@ -17,10 +17,16 @@ VOCAB = small_vocab()
 STEPS = 3
 
 
+def backbone(name):
+    """Scanned layers for one objective, a single one for the others, which compiles faster."""
+    less = {} if name == "clm" else {"layers": 1, "scan_layers": False}
+    return small_backbone(VOCAB, dropout=0.1, token_types=2, **less)
+
+
 def run(name, *, microbatches=1, data=1, fsdp=1, steps=STEPS, seed=0):
     """Losses, gradient norms and final parameters of a few steps, dropout on."""
     mesh = make_mesh(data=data, fsdp=fsdp, devices=jax.devices()[: data * fsdp])
-    objective = OBJECTIVES[name]().bind(small_backbone(VOCAB, dropout=0.1), VOCAB)
+    objective = OBJECTIVES[name]().bind(backbone(name), VOCAB)
     # SGD-like epsilon: Adam's first steps divide by the gradient's size, which would turn the
     # rounding of a gradient near 0 into a step of full size.
     optimizer = make_optimizer(
@@ -33,14 +39,19 @@ def run(name, *, microbatches=1, data=1, fsdp=1, steps=STEPS, seed=0):
     )
     history = []
     for number in range(steps):
-        batch = small_batch(number, VOCAB, rows=16, length=24)
+        batch = small_batch(number, VOCAB, rows=16, length=24, view=objective.views[0])
         batch = Batch(*(jax.device_put(x, batch_sharding(mesh)) for x in batch))
         state, metrics = step(state, batch)
         history.append({key: float(value) for key, value in metrics.items()})
     return history, jax.device_get(state.params), abstract
 
 
-@pytest.fixture(scope="module", params=sorted(OBJECTIVES))
+# One with a slot per position, one with few slots, one with paired rows and two terms.
+# tests/objectives/test_contract.py has all of them on eight devices.
+SOME = ["clm", "mlm", "bert"]
+
+
+@pytest.fixture(scope="module", params=SOME)
 def whole(request):
     return request.param, *run(request.param)[:2]
 
@@ -70,9 +81,9 @@ def test_microbatches_and_devices_change_nothing(whole, how):
 
 def test_masks_and_dropout_follow_the_seed():
     """From the same parameters and rows; `init_state` above has a seed of its own."""
-    for name in sorted(OBJECTIVES):
-        losses = {run(name, steps=1, seed=seed)[0][0]["loss"] for seed in (0, 1, 2)}
-        assert len(losses) == 3
+    for name in ("clm", "mlm"):
+        losses = {run(name, steps=1, seed=seed)[0][0]["loss"] for seed in (0, 1)}
+        assert len(losses) == 2
 
 
 def test_the_loss_weighs_tokens_not_microbatches():
@@ -84,13 +95,9 @@ def test_the_loss_weighs_tokens_not_microbatches():
     parts = jax.tree.map(lambda x: split_rows(x, 4), batch)
     means, weights = [], []
     for part in range(4):
-        sums = objective.loss(
-            params,
-            jax.tree.map(lambda x, part=part: x[part], parts),
-            jax.random.key(0),
-            train=False,
-            progress=jnp.float32(0),
-        )
+        rows = jax.tree.map(lambda x, part=part: x[part], parts)
+        example, keys = objective.example(rows, jax.random.key(0), train=False, progress=None)
+        sums = objective.loss(params, example, keys, train=False, progress=None)
         means.append(float(sums["loss"].mean()))
         weights.append(float(sums["loss"].weight))
     assert len(set(weights)) > 1
@@ -99,7 +106,7 @@ def test_the_loss_weighs_tokens_not_microbatches():
 
 def test_fsdp_divides_parameters_and_moments_by_the_devices():
     _, _, abstract = run("clm", fsdp=8, steps=0)
-    kernel = abstract.params["blocks"]["mlp"]["up"]["kernel"]
+    kernel = abstract.params["stack"]["blocks"]["mlp"]["up"]["kernel"]
     assert kernel.sharding.spec == jax.sharding.PartitionSpec(None, "fsdp", None)
     moments = [
         leaf
@@ -108,7 +115,7 @@ def test_fsdp_divides_parameters_and_moments_by_the_devices():
     ]
     assert len(moments) == 2
     assert {m.sharding.shard_shape(m.shape) for m in moments} == {(2, 4, 128)}
-    scale = abstract.params["final_norm"]["scale"]
+    scale = abstract.params["stack"]["final_norm"]["scale"]
     assert scale.sharding.spec == jax.sharding.PartitionSpec(None)
 
 

@@ -52,6 +52,7 @@ class _Rows(ABC):
                 "row ids can number: use a greater length or fewer sources"
             )
         self._rows_before = np.cumsum([0, *self.rows_per_set])[:-1]
+        self._documents_before = np.cumsum([0, *map(len, self._doc_ends)])[:-1]
 
     @abstractmethod
     def _count(self, number: int) -> int:
@@ -89,6 +90,7 @@ class _Rows(ABC):
         rows, length = len(row), self.length
         tokens = np.full((rows, length), pad_id, np.int32)
         filled = np.zeros(rows, np.int64)
+        documents = np.full(rows, -1, np.int32)
         row_starts = np.arange(rows) * length
         # Places in the flattened batch where a row, a document within a row or padding begins.
         cuts = [row_starts]
@@ -99,6 +101,8 @@ class _Rows(ABC):
             for i, start, stop in zip(where.tolist(), starts.tolist(), stops.tolist(), strict=True):
                 tokens[i, : stop - start] = read(start, stop)
             filled[where] = stops - starts
+            document = np.searchsorted(self._doc_ends[number], starts, "right")
+            documents[where] = self._documents_before[number] + document
             owner, ends = _ends_inside(self._doc_ends[number], starts, stops)
             cuts.append(row_starts[where[owner]] + ends - starts[owner])
         short = np.flatnonzero(filled < length)
@@ -120,6 +124,7 @@ class _Rows(ABC):
             positions=positions,
             row_ids=np.where(row < 0, -1, self._rows_before[set_index] + row).astype(np.int32),
             epochs=np.zeros(rows, np.int32) if epoch is None else np.asarray(epoch, np.int32),
+            documents=documents,
         )
 
 

@@ -8,28 +8,40 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxpretrain.objectives.base import Objective
-from jaxpretrain.types import Batch
+from jaxpretrain.objectives.base import Objective, total_loss
+from jaxpretrain.types import Batch, Progress
 
 
 class HeldOut(NamedTuple):
-    """A held-out evaluation. All losses are means in nats per predicted token.
+    """A held-out evaluation. Losses are means in nats, per predicted token where tokens are.
 
     Attributes:
-        loss: of the objective.
-        accuracy: share of the predicted tokens that had the highest score.
-        unigram_loss: of the training tokens' frequencies, on the same targets.
-        bits_per_byte: of the text, where the loss is a likelihood of the text; else None.
+        loss: of the objective: the sum of its terms, as in training.
+        accuracy: share of the predicted tokens that had the highest score; None where the
+            objective reports no such number.
+        unigram_loss: of the training tokens' frequencies, on the same targets; None where no
+            tokens are predicted.
+        token_loss: of those targets: the loss itself, or the term of it that is about tokens.
+        bits_per_byte: of the text, where the loss is a likelihood of the text or a bound; else
+            None.
         bits_per_hidden_byte: of the hidden text given the visible text, where it is not.
-        predicted: number of predicted tokens.
+        predicted: number of predicted tokens, or else of rows.
+        parts: the means of all the sums of the objective, by name.
     """
 
     loss: float
-    accuracy: float
-    unigram_loss: float
+    accuracy: float | None
+    unigram_loss: float | None
+    token_loss: float | None
     bits_per_byte: float | None
     bits_per_hidden_byte: float | None
     predicted: int
+    parts: dict[str, float]
+
+    def numbers(self) -> dict[str, float]:
+        """All that is a number, in one dict: what a log has a column for."""
+        flat = {name: value for name, value in self._asdict().items() if name != "parts"}
+        return {k: v for k, v in (self.parts | flat).items() if v is not None}
 
 
 def held_out(
@@ -58,16 +70,24 @@ def held_out(
             total = found if total is None else jax.tree.map(np.add, total, found)
         pending = sums
     sums, targets = total
-    nats, predicted = sums["loss"]
+    parts = {name: float(value.mean()) for name, value in sums.items()}
+    terms = objective.coefficients(Progress(0, 1.0))
+    tokens = objective.token_term is not None
     bytes_predicted = float(np.sum(targets * objective.vocab.piece_bytes))
-    bits = float(nats) / math.log(2) / bytes_predicted if bytes_predicted else None
+    bits = None
+    if tokens and bytes_predicted:
+        bits = float(sums[objective.token_term].total) / math.log(2) / bytes_predicted
     return HeldOut(
-        loss=float(sums["loss"].mean()),
-        accuracy=float(sums["accuracy"].mean()),
-        unigram_loss=unigram_loss(targets, train_counts, objective.vocab.first_regular),
+        loss=float(total_loss(terms, sums)),
+        accuracy=parts.get("accuracy"),
+        unigram_loss=(
+            unigram_loss(targets, train_counts, objective.vocab.first_regular) if tokens else None
+        ),
+        token_loss=parts[objective.token_term] if tokens else None,
         bits_per_byte=bits if objective.is_likelihood else None,
         bits_per_hidden_byte=None if objective.is_likelihood else bits,
-        predicted=int(predicted),
+        predicted=int(sum(sums[term].weight for term in terms)),
+        parts=parts,
     )
 
 

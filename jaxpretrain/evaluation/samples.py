@@ -58,7 +58,7 @@ def fill_gaps(
     """Hides a word in each of a few held-out sentences and asks the model for it.
 
     Args:
-        objective: an objective with two-sided visibility, bound.
+        objective: one whose `samples` are "gaps", bound.
         params: the parameters.
         tokenizer: of the store.
         tokens: int ``[n]`` held-out tokens.
@@ -119,7 +119,7 @@ def continue_text(
 ) -> list[tuple[str, str]]:
     """Continues the first half of a few held-out sentences, the likeliest token each time.
 
-    Arguments are as for `fill_gaps`, for an objective with causal visibility.
+    Arguments are as for `fill_gaps`, for an objective whose `samples` are "continuations".
 
     Returns:
         Pairs of what was given and what the model added.
@@ -130,13 +130,17 @@ def continue_text(
     picked = [found[i] for i in rng.permutation(len(found))[:count]]
     if not picked:
         return []
-    starts = [np.concatenate([[vocab.bos], row[: len(row) // 2]]) for row in picked]
+    # A prefix is read both ways and begins with the text; a causal model reads bos before it.
+    prefixed = objective.visibility == "prefix"
+    first = [] if prefixed else [vocab.bos]
+    starts = [np.concatenate([first, row[: len(row) // 2]]).astype(np.int32) for row in picked]
+    prefix = np.array([len(start) for start in starts], np.int32) if prefixed else None
     grown = [list(row) for row in starts]
     forward = jax.jit(lambda p, *rows: _logits(objective, p, *rows))
     for _ in range(new_tokens):
         inputs, segments = _pad(grown, length, vocab.pad)
         last = np.array([len(row) - 1 for row in grown])
-        best = np.asarray(forward(params, inputs, segments, last)).argmax(-1)
+        best = np.asarray(forward(params, inputs, segments, last, prefix)).argmax(-1)
         for row, token in zip(grown, best, strict=True):
             if row[-1] != vocab.eos:
                 row.append(int(token))
@@ -146,11 +150,11 @@ def continue_text(
     ]
 
 
-def _logits(objective, params, inputs, segments, places):
+def _logits(objective, params, inputs, segments, places, prefix=None):
     """Scores at one position of each row, ``[rows, vocab]``."""
     positions = jnp.broadcast_to(jnp.arange(inputs.shape[1]), inputs.shape)
     hidden = objective.backbone.encode(
-        params, inputs, segments, positions, visibility=objective.visibility
+        params, inputs, segments, positions, prefix, visibility=objective.visibility
     )
     return objective.backbone.logits(params, hidden[jnp.arange(len(inputs)), places])
 

@@ -106,7 +106,7 @@ def bert_params(config: TransformerConfig, tensors: Mapping[str, np.ndarray]) ->
             "positions": {"embedding": tensors[f"{embeddings}.position_embeddings.weight"]},
             "types": {"embedding": tensors[f"{embeddings}.token_type_embeddings.weight"]},
             "embedding_norm": norm(f"{embeddings}.LayerNorm"),
-            "blocks": _stack([block(number) for number in range(config.layers)]),
+            "stack": {"blocks": _stack([block(number) for number in range(config.layers)])},
             "head": {
                 "transform": dense(f"{head}.transform.dense"),
                 "norm": norm(f"{head}.transform.LayerNorm"),
@@ -169,8 +169,10 @@ def gpt2_params(config: TransformerConfig, tensors: Mapping[str, np.ndarray]) ->
         {
             "tokens": {"embedding": tensors["transformer.wte.weight"]},
             "positions": {"embedding": tensors["transformer.wpe.weight"]},
-            "blocks": _stack([block(number) for number in range(config.layers)]),
-            "final_norm": norm("transformer.ln_f"),
+            "stack": {
+                "blocks": _stack([block(number) for number in range(config.layers)]),
+                "final_norm": norm("transformer.ln_f"),
+            },
         }
     )
 

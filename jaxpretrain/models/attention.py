@@ -138,23 +138,25 @@ def row_dropout(x: Array, rate: float, keys: Array | None) -> Array:
     return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
 
 
-def relative_buckets(length: int, buckets: int, max_distance: int) -> Array:
-    """Bucket numbers of T5's two-sided relative bias (Raffel et al. 2020, arXiv:1910.10683).
+def relative_buckets(length: int, buckets: int, max_distance: int, *, two_sided: bool) -> Array:
+    """Bucket numbers of T5's relative bias (Raffel et al. 2020, arXiv:1910.10683).
 
-    Half of the buckets are for keys after the query. In each half, half of the buckets are for
-    single distances and the rest grow logarithmically up to `max_distance`.
+    Two-sided, half of the buckets are for keys after the query; one-sided, as in a decoder, keys
+    after the query share the bucket of distance 0. Half of the buckets of a side are for single
+    distances and the rest grow logarithmically up to `max_distance`.
 
     Returns:
         int32 ``[length, length]``, axis 0 the query and axis 1 the key.
     """
     index = jnp.arange(length)
     offset = index[None, :] - index[:, None]
-    half = buckets // 2
-    exact = half // 2
-    distance = jnp.abs(offset)
+    side = buckets // 2 if two_sided else buckets
+    exact = side // 2
+    distance = jnp.abs(offset) if two_sided else jnp.maximum(-offset, 0)
     growth = jnp.log(jnp.maximum(distance, 1) / exact) / jnp.log(max_distance / exact)
-    far = jnp.minimum(exact + (growth * (half - exact)).astype(jnp.int32), half - 1)
-    return jnp.where(offset > 0, half, 0) + jnp.where(distance < exact, distance, far)
+    far = jnp.minimum(exact + (growth * (side - exact)).astype(jnp.int32), side - 1)
+    after = jnp.where(offset > 0, side, 0) if two_sided else 0
+    return after + jnp.where(distance < exact, distance, far)
 
 
 def rotate(x_BTNH: Array, positions: Array, base: float) -> Array:

@@ -13,7 +13,9 @@ class TransformerConfig:
     Attributes:
         vocab_size: rows of the embedding table; set from the tokenizer, not by hand.
         width: size of the residual stream.
-        layers: number of blocks.
+        layers: number of blocks; of the encoder, if there is a decoder.
+        decoder_layers: blocks of a decoder with cross-attention to the stack of `layers` blocks,
+            which then is its encoder (T5); 0 means a single stack.
         heads: attention heads.
         kv_heads: heads of keys and values, a divisor of `heads` (grouped-query attention, Ainslie
             et al. 2023, arXiv:2305.13245); 0 means as many as `heads`.
@@ -57,6 +59,7 @@ class TransformerConfig:
     vocab_size: int = field(default=0, metadata={"config": False})
     width: int = 256
     layers: int = 4
+    decoder_layers: int = 0
     heads: int = 4
     kv_heads: int = 0
     head_width: int = 0
@@ -90,7 +93,14 @@ class TransformerConfig:
         for name in ("width", "layers", "heads", "max_length"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name} is {getattr(self, name)}: it must be at least 1")
-        for name in ("kv_heads", "head_width", "mlp_width", "embedding_width", "token_types"):
+        for name in (
+            "decoder_layers",
+            "kv_heads",
+            "head_width",
+            "mlp_width",
+            "embedding_width",
+            "token_types",
+        ):
             if getattr(self, name) < 0:
                 raise UserError(f"model.{name} is {getattr(self, name)}: it must not be negative")
         for name in ("dropout", "attention_dropout"):
@@ -117,12 +127,13 @@ class TransformerConfig:
         if self.positions == "relative" and (
             self.relative_buckets < 4
             or self.relative_buckets % 4
-            or self.relative_max_distance <= self.relative_buckets // 4
+            or self.relative_max_distance
+            <= self.relative_buckets // (2 if self.decoder_layers else 4)
         ):
             raise UserError(
                 f"model.relative_buckets is {self.relative_buckets} and relative_max_distance "
                 f"{self.relative_max_distance}: buckets must be a multiple of 4, and the distance "
-                "above a quarter of them"
+                "above a quarter of them (half, if there is a decoder)"
             )
         if self.size_of_embedding != self.width and not self.head_transform:
             raise UserError(

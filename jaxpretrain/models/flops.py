@@ -5,7 +5,12 @@ from jaxpretrain.models.config import TransformerConfig
 
 
 def forward_flops(
-    config: TransformerConfig, *, length: int, slots: int, visibility: Visibility
+    config: TransformerConfig,
+    *,
+    length: int,
+    slots: int,
+    visibility: Visibility,
+    source_length: int = 0,
 ) -> int:
     """Floating-point operations of one row's forward pass (a multiply-add counts as two).
 
@@ -15,16 +20,37 @@ def forward_flops(
 
     Args:
         config: the model.
-        length: tokens in the row.
+        length: tokens in the row, of the decoder if there is a source.
         slots: positions that reach the vocabulary head.
         visibility: of the objective.
+        source_length: tokens that an encoder reads; 0 for a single stack.
     """
+    narrow = config.size_of_embedding
+    projection = 2 * config.width * narrow if narrow != config.width else 0
+    head_transform = 2 * config.width * narrow if config.head_transform else 0
+    head = slots * (2 * narrow * config.vocab_size + head_transform)
+    total = head + projection * (length + source_length)
+    if not source_length:
+        return total + config.layers * block_flops(config, length, visibility)
+    encoder = config.layers * block_flops(config, source_length, "full")
+    decoder = config.decoder_layers * (
+        block_flops(config, length, visibility) + cross_flops(config, length, source_length)
+    )
+    return total + encoder + decoder
+
+
+def block_flops(config: TransformerConfig, length: int, visibility: Visibility) -> int:
+    """One block over one row of `length` tokens."""
     width, heads, head = config.width, config.heads, config.size_of_head
     attention = 2 * width * head * (2 * heads + 2 * config.number_of_kv_heads)
     feed_forward = 2 * width * config.size_of_mlp * (3 if config.gated else 2)
     scores = 4 * length * heads * head // (2 if visibility == "causal" else 1)
-    narrow = config.size_of_embedding
-    head_transform = 2 * width * narrow if config.head_transform else 0
-    projection = 2 * width * narrow if narrow != width else 0
-    per_token = config.layers * (attention + feed_forward + scores) + projection
-    return length * per_token + slots * (2 * narrow * config.vocab_size + head_transform)
+    return length * (attention + feed_forward + scores)
+
+
+def cross_flops(config: TransformerConfig, length: int, source_length: int) -> int:
+    """The cross-attention of one block, from `length` tokens to `source_length`."""
+    width, heads, head = config.width, config.heads, config.size_of_head
+    queries = length * 2 * width * head * 2 * heads
+    keys = source_length * 2 * width * head * 2 * config.number_of_kv_heads
+    return queries + keys + 4 * length * source_length * heads * head

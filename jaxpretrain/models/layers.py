@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxpretrain.models.attention import attention, relative_buckets, rotate, row_dropout
+from jaxpretrain.models.attention import attention, rotate
 from jaxpretrain.models.config import TransformerConfig
 from jaxpretrain.types import Array
 
@@ -71,8 +71,8 @@ class Norm(nnx.Module):
         return y.astype(x.dtype)
 
 
-class SelfAttention(nnx.Module):
-    """Multi-head self-attention (Vaswani et al. 2017, arXiv:1706.03762) with grouped queries."""
+class Attention(nnx.Module):
+    """Multi-head attention (Vaswani et al. 2017, arXiv:1706.03762) with grouped queries."""
 
     def __init__(self, config: TransformerConfig, *, output_scale: float, rngs: nnx.Rngs):
         width, heads, size = config.width, config.heads, config.size_of_head
@@ -88,11 +88,24 @@ class SelfAttention(nnx.Module):
         self.config = config
 
     def __call__(
-        self, x: Array, *, mask: Array, bias: Array | None, positions: Array, keys: Array | None
+        self,
+        x: Array,
+        *,
+        mask: Array,
+        keys: Array | None,
+        bias: Array | None = None,
+        positions: Array | None = None,
+        memory: Array | None = None,
     ) -> Array:
+        """Attends from the stream to itself, or to `memory` ``[rows, source length, width]``.
+
+        Rotary positions turn queries and keys only within one stream: the distance between a
+        position of the decoder and one of the encoder means nothing.
+        """
         config = self.config
-        query, key, value = self.query(x), self.key(x), self.value(x)
-        if config.positions == "rotary":
+        seen = x if memory is None else memory
+        query, key, value = self.query(x), self.key(seen), self.value(seen)
+        if config.positions == "rotary" and memory is None:
             query = rotate(query, positions, config.rotary_base)
             key = rotate(key, positions, config.rotary_base)
         mixed = attention(
@@ -128,54 +141,6 @@ class FeedForward(nnx.Module):
         if self.gate is None:
             return self.down(activate(self.up(x)))
         return self.down(activate(self.gate(x)) * self.up(x))
-
-
-class Block(nnx.Module):
-    """Attention and feed-forward, each with its norm, residual and dropout."""
-
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        # GPT-2's rule: what is added to the stream shrinks with the number of additions.
-        deep = (2 * config.layers) ** -0.5 if config.norm_position == "pre" else 1.0
-        output_scale = config.init_scale * deep
-        self.attention_norm = Norm(config.width, config)
-        self.attention = SelfAttention(config, output_scale=output_scale, rngs=rngs)
-        self.mlp_norm = Norm(config.width, config)
-        self.mlp = FeedForward(config, output_scale=output_scale, rngs=rngs)
-        self.config = config
-
-    def __call__(self, x: Array, *, mask, bias, positions, keys) -> Array:
-        """Maps the stream ``[rows, length, width]`` to itself; `keys` are one per row or None."""
-        config = self.config
-        inner, first, second = (None, None, None) if keys is None else split_keys(keys, 3)
-
-        def attend(y):
-            y = self.attention(y, mask=mask, bias=bias, positions=positions, keys=inner)
-            return row_dropout(y, config.dropout, first)
-
-        def feed(y):
-            return row_dropout(self.mlp(y), config.dropout, second)
-
-        if config.norm_position == "pre":
-            x = x + attend(self.attention_norm(x))
-            return x + feed(self.mlp_norm(x))
-        x = self.attention_norm(x + attend(x))
-        return self.mlp_norm(x + feed(x))
-
-
-class RelativeBias(nnx.Module):
-    """T5's learned bias by head and bucketed distance, shared by all layers."""
-
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        initial = jax.nn.initializers.truncated_normal(config.init_scale)
-        shape = (config.relative_buckets, config.heads)
-        self.embedding = nnx.Param(initial(rngs.params(), shape), axes=("buckets", "heads"))
-        self.max_distance = config.relative_max_distance
-
-    def __call__(self, length: int) -> Array:
-        """The bias on the scores, float32 ``[1, heads, length, length]``."""
-        table = self.embedding[...]
-        buckets = relative_buckets(length, table.shape[0], self.max_distance)
-        return jnp.transpose(table[buckets], (2, 0, 1))[None]
 
 
 class Embed(nnx.Module):

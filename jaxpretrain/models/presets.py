@@ -48,11 +48,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "activation": "swiglu",
         "biases": False,
     },
-    # The blocks of T5 1.1 base as a single stack: Raffel et al. 2020, arXiv:1910.10683. The
-    # relative positions are two-sided, as in its encoder, whatever the objective.
+    # T5 1.1 base: Raffel et al. 2020, arXiv:1910.10683.
     "t5": {
         "width": 768,
         "layers": 12,
+        "decoder_layers": 12,
         "heads": 12,
         "mlp_width": 2048,
         "norm": "rmsnorm",

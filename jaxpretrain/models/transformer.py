@@ -9,16 +9,10 @@ from flax import nnx
 
 from jaxpretrain.models.attention import Visibility, row_dropout, visibility_mask
 from jaxpretrain.models.config import TransformerConfig
-from jaxpretrain.models.layers import (
-    ACTIVATIONS,
-    Block,
-    Dense,
-    Embed,
-    Norm,
-    RelativeBias,
-    split_keys,
-)
-from jaxpretrain.types import Array
+from jaxpretrain.models.functional import Functional
+from jaxpretrain.models.layers import ACTIVATIONS, Dense, Embed, Norm, split_keys
+from jaxpretrain.models.stack import Stack
+from jaxpretrain.types import Array, Source
 
 
 class Head(nnx.Module):
@@ -55,7 +49,7 @@ class Head(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """Embeddings, a stack of blocks with one stacked parameter each, and a vocabulary head."""
+    """Embeddings, a stack of blocks (or an encoder and a decoder), and a vocabulary head."""
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         width, narrow = config.width, config.size_of_embedding
@@ -78,22 +72,39 @@ class Transformer(nnx.Module):
             if narrow != width
             else None
         )
-        relative = config.positions == "relative"
-        self.relative_bias = RelativeBias(config, rngs=rngs) if relative else None
-        definition, _ = nnx.split(Block(config, rngs=nnx.Rngs(0)))
-        stacked = jax.vmap(lambda key: nnx.split(Block(config, rngs=nnx.Rngs(key)))[1])(
-            jax.random.split(rngs.params(), config.layers)
+        self.stack = Stack(config, layers=config.layers, rngs=rngs)
+        self.decoder = (
+            Stack(config, layers=config.decoder_layers, cross=True, rngs=rngs)
+            if config.decoder_layers
+            else None
         )
-        self.blocks = nnx.merge(definition, stacked)
-        self.final_norm = Norm(width, config) if config.norm_position == "pre" else None
         self.head = Head(config, rngs=rngs)
         self.config = config
 
-    def encode(self, inputs, segments, positions, prefix, types, keys, *, visibility) -> Array:
+    def encode(self, inputs, segments, positions, prefix, types, source, keys, *, visibility):
         """See `Backbone.encode`."""
+        if source is None:
+            x = self.embed(inputs, positions, types, _part(keys, 0))
+            mask = visibility_mask(segments, prefix, visibility)
+            return self.stack(x, mask=mask, positions=positions, keys=_part(keys, 1))
+        memory = self.stack(
+            self.embed(source.inputs, source.positions, None, _part(keys, 0)),
+            mask=visibility_mask(source.segments, None, "full"),
+            positions=source.positions,
+            keys=_part(keys, 1),
+        )
+        return self.decoder(
+            self.embed(inputs, positions, types, _part(keys, 2)),
+            mask=visibility_mask(segments, prefix, visibility),
+            positions=positions,
+            keys=_part(keys, 3),
+            memory=memory,
+            memory_mask=segments[:, None, :, None] == source.segments[:, None, None, :],
+        )
+
+    def embed(self, inputs, positions, types, keys) -> Array:
+        """The stream before the first block, in the computing type."""
         config = self.config
-        dtype = computing_dtype(config)
-        embed_keys, block_keys = (None, None) if keys is None else split_keys(keys, 2)
         x = self.tokens(inputs)
         if self.positions is not None:
             x = x + self.positions(positions)
@@ -101,47 +112,16 @@ class Transformer(nnx.Module):
             x = x + self.types(jnp.zeros_like(inputs) if types is None else types)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
-        x = row_dropout(x, config.dropout, embed_keys).astype(dtype)
-        if self.projection is not None:
-            x = self.projection(x)
-
-        mask = visibility_mask(segments, prefix, visibility)
-        bias = None
-        if self.relative_bias is not None:
-            bias = self.relative_bias(inputs.shape[1]).astype(dtype)
-        definition, stacked = nnx.split(self.blocks)
-
-        def layer(x, numbered):
-            number, block = numbered
-            keys = None
-            if block_keys is not None:
-                keys = jax.vmap(jax.random.fold_in, (0, None))(block_keys, number)
-            block = nnx.merge(definition, block)
-            return block(x, mask=mask, bias=bias, positions=positions, keys=keys), None
-
-        if config.remat != "none":
-            policy = {
-                "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-                "full": jax.checkpoint_policies.nothing_saveable,
-            }[config.remat]
-            layer = jax.checkpoint(layer, policy=policy, prevent_cse=not config.scan_layers)
-        if config.scan_layers:
-            x, _ = jax.lax.scan(layer, x, (jnp.arange(config.layers), stacked))
-        else:
-            for number in range(config.layers):
-                one = jax.tree.map(lambda stack, number=number: stack[number], stacked)
-                x, _ = layer(x, (number, one))
-        return x if self.final_norm is None else self.final_norm(x)
+        x = row_dropout(x, config.dropout, keys).astype(computing_dtype(config))
+        return x if self.projection is None else self.projection(x)
 
     def logits(self, hidden: Array) -> Array:
         """See `Backbone.logits`."""
         return self.head(hidden, self.tokens.embedding[...])
 
 
-class Backbone:
+class Backbone(Functional):
     """A Transformer as pure functions of `params`, a nested dict of float32 arrays.
-
-    Blocks are stacked: each of their parameters has a leading axis of ``layers``.
 
     Args:
         config: the switches, with `vocab_size` set.
@@ -150,25 +130,7 @@ class Backbone:
     def __init__(self, config: TransformerConfig):
         assert config.vocab_size > 0, "the vocabulary size comes from the tokenizer"
         self.config = config
-        abstract = nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0)))
-        self._definition, self._abstract = nnx.split(abstract)
-
-    def init(self, key: Array) -> dict:
-        """Initial parameters, a function of the key alone."""
-        model = Transformer(self.config, rngs=nnx.Rngs(key))
-        return nnx.to_pure_dict(nnx.split(model)[1])
-
-    def axes(self) -> dict:
-        """Logical axis names, a tuple for each parameter; stacked ones begin with "layers"."""
-
-        def names(variable):
-            stacked = len(variable.shape) - len(variable.axes)
-            return ("layers",) * stacked + tuple(variable.axes)
-
-        leaves = jax.tree.map(
-            names, self._abstract, is_leaf=lambda node: isinstance(node, nnx.Variable)
-        )
-        return nnx.to_pure_dict(leaves)
+        super().__init__(lambda rngs: Transformer(config, rngs=rngs))
 
     def encode(
         self,
@@ -180,35 +142,47 @@ class Backbone:
         *,
         visibility: Visibility,
         types: Array | None = None,
+        source: Source | None = None,
         keys: Array | None = None,
     ) -> Array:
         """The stream after the last block.
 
         Args:
-            params: the parameters.
-            inputs: int ``[rows, length]`` token ids.
+            params: the parameters; keys beside the backbone's own are ignored.
+            inputs: int ``[rows, length]`` token ids, of the decoder if there is a source.
             segments: int ``[rows, length]``, 0 at padding.
             positions: int ``[rows, length]``.
             prefix: int ``[rows]``, for visibility "prefix".
             visibility: "causal", "full" or "prefix"; see `attention.visibility_mask`.
             types: int ``[rows, length]`` token types of BERT; None means type 0 everywhere.
+            source: what the encoder reads, both ways; a position of the decoder sees the positions
+                of the encoder that have its segment.
             keys: one PRNG key per row for dropout; None turns dropout off.
 
         Returns:
             ``[rows, length, width]`` in the computing type.
         """
-        return self._model(params).encode(
-            inputs, segments, positions, prefix, types, keys, visibility=visibility
+        return self.module(params).encode(
+            inputs, segments, positions, prefix, types, source, keys, visibility=visibility
         )
+
+    def embed_tokens(self, params: dict, tokens: Array) -> Array:
+        """Rows of the embedding table, ``[..., embedding width]`` in the computing type."""
+        return self.module(params).tokens(tokens).astype(computing_dtype(self.config))
+
+    def table_logits(self, params: dict, vectors: Array) -> Array:
+        """Products with the token embeddings, float32 ``[..., vocab]``.
+
+        Args:
+            params: the parameters.
+            vectors: ``[..., embedding width]``.
+        """
+        table = self.module(params).tokens.embedding[...].astype(vectors.dtype)
+        return jnp.matmul(vectors, table.T, preferred_element_type=jnp.float32)
 
     def logits(self, params: dict, hidden: Array) -> Array:
         """Scores over the vocabulary, float32 ``[..., vocab]``, of the stream ``[..., width]``."""
-        return self._model(params).logits(hidden)
-
-    def _model(self, params: dict) -> Transformer:
-        state = jax.tree.map(lambda leaf: leaf, self._abstract)
-        nnx.replace_by_pure_dict(state, params)
-        return nnx.merge(self._definition, state)
+        return self.module(params).logits(hidden)
 
 
 def computing_dtype(config: TransformerConfig):
@@ -216,3 +190,7 @@ def computing_dtype(config: TransformerConfig):
     if config.dtype == "auto":
         return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     return jnp.dtype(config.dtype)
+
+
+def _part(keys: Array | None, number: int) -> Array | None:
+    return None if keys is None else split_keys(keys, number + 1)[number]

@@ -1,126 +1,289 @@
 """The contract that every objective keeps.
 
-An objective is a frozen set of hyperparameters with two pure functions: `corrupt`, from a batch of
-tokens to what the backbone sees and must predict, and `loss`, from parameters and a batch to sums.
-Its fields are its keys in a config file, with their types and defaults.
+An objective is a frozen set of hyperparameters with pure functions: `corrupt`, from a batch of
+tokens to what the backbone sees and must predict, and `loss`, from parameters and such an example
+to sums. Its fields are its keys in a config file, with their types and defaults.
 """
 
 import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
 
-from jaxpretrain.losses import accuracy, cross_entropy
+from jaxpretrain.errors import UserError
+from jaxpretrain.losses import accuracy, token_nats
 from jaxpretrain.models.attention import Visibility
 from jaxpretrain.models.flops import forward_flops
 from jaxpretrain.models.transformer import Backbone
-from jaxpretrain.types import Array, Batch, Example, Sums
+from jaxpretrain.types import Array, Batch, Example, Progress, Sum, Sums
 
 unset: Any = None
+View = Literal["packed", "document"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective(ABC):
     """What all objectives share. Subclasses add hyperparameters and check them when made.
 
+    What training minimises is a sum of terms, each the mean of one of the sums that `loss` gives,
+    times its coefficient. Most objectives have one term, "loss".
+
     Attributes:
         name: what `config.objective.name` says.
-        view: which rows it reads: "packed" or "document".
+        views: which rows it can read, the preferred one first: "packed" rows of documents laid
+            end to end, or "document" rows that are each a window of one document.
         visibility: who sees whom, known when compiling.
-        is_likelihood: whether its loss is a likelihood of the text, so that bits per byte of one
-            model can be compared with another's.
+        is_likelihood: whether its loss is a likelihood of the text, or a bound on it, so that bits
+            per byte of one model can be compared with another's.
+        couples_rows: whether the loss of a row depends on the other rows of the batch, so that
+            microbatches would change it.
+        token_term: the term that is a cross-entropy over the tokens that `scored` gives; None if
+            no tokens are predicted.
+        samples: what a trained model can show of itself: "gaps" that it fills in, "continuations"
+            of texts, or None.
+        measure_every: steps between two measurements of how the terms share the gradient; 0 means
+            never.
         backbone: the model, set by `bind`.
         vocab: `jaxpretrain.data.tokenizer.Vocab`, set by `bind`.
     """
 
     name: ClassVar[str]
-    view: ClassVar[Literal["packed", "document"]] = "packed"
+    views: ClassVar[tuple[View, ...]] = ("packed", "document")
     visibility: ClassVar[Visibility]
     is_likelihood: ClassVar[bool] = False
+    couples_rows: ClassVar[bool] = False
+    token_term: ClassVar[str | None] = "loss"
+    samples: ClassVar[Literal["gaps", "continuations"] | None] = None
+    measure_every: ClassVar[int] = 0
 
     backbone: Backbone = field(default=unset, repr=False, metadata={"config": False})
     vocab: Any = field(default=unset, repr=False, metadata={"config": False})
 
-    def bind(self, backbone: Backbone, vocab: Any) -> Self:
-        """The same objective for a model and a vocabulary."""
-        return replace(self, backbone=backbone, vocab=vocab)
-
-    def init(self, key: Array) -> dict:
-        """Initial parameters of everything that the objective trains."""
-        return self.backbone.init(key)
-
-    def axes(self) -> dict:
-        """Logical axis names of the parameters."""
-        return self.backbone.axes()
+    # What a subclass defines.
 
     @abstractmethod
-    def corrupt(self, keys: Array, batch: Batch, *, train: bool, progress: Array) -> Example:
+    def corrupt(self, keys: Array, batch: Batch, *, train: bool, progress: Progress) -> Example:
         """What the backbone sees of a batch and what it must predict.
 
         Args:
             keys: one PRNG key per row.
-            batch: rows of tokens.
+            batch: all the rows of a step.
             train: False gives the corruption at which held-out losses are compared, which does
                 not depend on the settings being compared.
-            progress: float32 scalar in [0, 1], the share of the training that is done.
+            progress: how far the training is.
+
+        Returns:
+            An Example, or another pytree of arrays with leading axis ``rows`` that the objective's
+            own `loss` takes.
         """
 
-    def loss(self, params: dict, batch: Batch, key: Array, *, train: bool, progress: Array) -> Sums:
-        """The loss, in nats per predicted token, and other quantities worth a look.
+    def loss(
+        self, params: dict, example: Example, keys: Array, *, train: bool, progress: Progress
+    ) -> Sums:
+        """The terms of the loss and other quantities worth a look, as sums over rows.
 
         Args:
             params: parameters as `init` makes them.
-            batch: rows of tokens.
-            key: the run's PRNG key; rows derive theirs from it with `row_keys`.
-            train: turns dropout on and the held-out corruption off.
-            progress: float32 scalar in [0, 1].
+            example: as `corrupt` makes it, or a part of its rows.
+            keys: one PRNG key per row, independent of those of `corrupt`.
+            train: turns dropout on.
+            progress: how far the training is.
 
         Returns:
-            Sums by name; ``"loss"`` is the one that training minimises.
+            Sums by name, in nats for losses; among them each key of `coefficients`.
         """
-        example = self.example(batch, key, train=train, progress=progress)
-        dropout_keys = row_keys(key, self.name + "/dropout", batch) if train else None
-        return self.prediction(params, example, dropout_keys)
+        hidden = self.encode(params, example, keys if train else None)
+        return self.token_sums(params, hidden, example, self.groups(example))
 
-    def example(self, batch: Batch, key: Array, *, train: bool, progress: Array) -> Example:
-        """The corruption that `loss` works on, given the run's key."""
+    def groups(self, example: Example) -> dict[str, Array]:
+        """Kinds of rows whose loss is reported besides: bool ``[rows]`` by name."""
+        return {}
+
+    def coefficients(self, progress: Progress) -> dict[str, Array | float]:
+        """The terms that are minimised, with their factors."""
+        return {"loss": 1.0}
+
+    def initial_balance(self) -> dict[str, Array]:
+        """Factors on the coefficients that are adapted while training, by task; none by default."""
+        return {}
+
+    def balanced(
+        self, coefficients: Mapping[str, Array | float], balance: Mapping[str, Array]
+    ) -> Mapping[str, Array | float]:
+        """The coefficients times the factors of `initial_balance`, as they are by now."""
+        return coefficients
+
+    def term_weights(self, example: Example) -> dict[str, Array]:
+        """The weight of each term over the rows of an example, known before the forward pass."""
+        counts = example.weights if example.counts is None else example.counts
+        return {"loss": jnp.sum(counts)}
+
+    def scored(self, example: Example) -> tuple[Array, Array]:
+        """Token ids that `token_term` is spread over, with weights of the same shape."""
+        return example.targets, example.weights
+
+    def check_model(self) -> None:
+        """Raises UserError where the objective cannot work with its backbone and vocabulary."""
+        self.require_single_stack()
+
+    def check_run(
+        self, *, length: int, batch_size: int, devices: int = 1, microbatches: int = 1
+    ) -> None:
+        """Raises UserError where the objective cannot work with these rows.
+
+        Args:
+            length: tokens in a row, ``data.length``.
+            batch_size: rows in a step.
+            devices: number of devices that share the rows.
+            microbatches: parts of a step, one after another.
+        """
+        if self.couples_rows and microbatches > 1:
+            raise UserError(
+                f"{self.name} compares each row with all the others, so train.microbatches must "
+                f"be 1, not {microbatches}: raise objective.chunks instead, which saves as much "
+                "memory"
+            )
+        longest = self.longest_input(length, batch_size)
+        config = self.backbone.config
+        if config.positions == "learned" and longest > config.max_length:
+            raise UserError(
+                f"{self.name} makes inputs of {longest} positions out of rows of {length}, and "
+                f"model.max_length is {config.max_length}: lower data.length or raise "
+                "model.max_length"
+            )
+
+    # What all share.
+
+    def bind(self, backbone: Backbone, vocab: Any) -> Self:
+        """The same objective for a model and a vocabulary.
+
+        Raises:
+            UserError: they do not fit the objective.
+        """
+        bound = replace(self, backbone=backbone, vocab=vocab)
+        if backbone is not None:
+            bound.check_model()
+        return bound
+
+    def init(self, key: Array) -> dict:
+        """Initial parameters: those of the backbone and, under names of their own, any heads."""
+        params = self.backbone.init(key)
+        for name, part in self.heads().items():
+            params[name] = part.init(jax.random.fold_in(key, zlib.crc32(name.encode())))
+        return params
+
+    def axes(self) -> dict:
+        """Logical axis names of the parameters."""
+        return self.backbone.axes() | {name: part.axes() for name, part in self.heads().items()}
+
+    def heads(self) -> Mapping[str, Any]:
+        """`models.functional.Functional` parts that are trained besides the backbone, by name."""
+        return {}
+
+    def example(
+        self, batch: Batch, key: Array, *, train: bool, progress: Progress
+    ) -> tuple[Example, Array]:
+        """The corruption of a batch, and one key per row for `loss`, given the run's key."""
         keys = row_keys(key, self.name + "/corrupt", batch)
-        return self.corrupt(keys, batch, train=train, progress=progress)
+        example = self.corrupt(keys, batch, train=train, progress=progress)
+        return example, row_keys(key, self.name + "/loss", batch)
 
-    def flops(self, length: int) -> int:
-        """Floating-point operations of training on one row; see `models.flops.forward_flops`."""
-        row = jax.ShapeDtypeStruct((1, length), jnp.int32)
-        one = jax.ShapeDtypeStruct((1,), jnp.int32)
-        shapes = jax.eval_shape(
-            lambda batch: self.example(batch, jax.random.key(0), train=True, progress=0.0),
-            Batch(row, row, row, one, one),
-        )
-        slots = shapes.targets.shape[1]
-        return 3 * forward_flops(
-            self.backbone.config, length=length, slots=slots, visibility=self.visibility
-        )
-
-    def prediction(self, params: dict, example: Example, dropout_keys: Array | None) -> Sums:
-        """Cross-entropy and accuracy over the slots of an example, from one forward pass."""
-        hidden = self.backbone.encode(
+    def encode(self, params: dict, example: Example, dropout_keys: Array | None) -> Array:
+        """The backbone's stream ``[rows, length, width]`` over an example."""
+        return self.backbone.encode(
             params,
             example.inputs,
             example.segments,
             example.positions,
             example.prefix,
             visibility=self.visibility,
+            types=example.types,
+            source=example.source,
             keys=dropout_keys,
         )
+
+    def token_sums(
+        self,
+        params: dict,
+        hidden: Array,
+        example: Example,
+        groups: Mapping[str, Array] | None = None,
+    ) -> Sums:
+        """Cross-entropy and accuracy over the slots of an example, from the stream.
+
+        Args:
+            params: parameters.
+            hidden: the stream ``[rows, length, width]``.
+            example: whose slots are predicted.
+            groups: bool ``[rows]`` by name; the loss over these rows is given under the name.
+        """
         if example.slots is not None:
             hidden = jnp.take_along_axis(hidden, example.slots[:, :, None], axis=1)
         logits = self.backbone.logits(params, hidden)
-        return {
-            "loss": cross_entropy(logits, example.targets, example.weights),
-            "accuracy": accuracy(logits, example.targets, example.weights),
-        }
+        nats = jnp.sum(token_nats(logits, example.targets) * example.weights, axis=1)
+        counts = jnp.sum(example.weights, axis=1) if example.counts is None else example.counts
+        used = (example.weights > 0).astype(jnp.float32)
+        sums = {"loss": Sum(jnp.sum(nats), jnp.sum(counts))}
+        sums["accuracy"] = accuracy(logits, example.targets, used)
+        for name, member in (groups or {}).items():
+            sums[name] = Sum(jnp.sum(nats * member), jnp.sum(counts * member))
+        return sums
+
+    def flops(self, length: int) -> int:
+        """Floating-point operations of training on one row; see `models.flops.forward_flops`."""
+        example = self.shapes(length)
+        return 3 * forward_flops(
+            self.backbone.config,
+            length=example.inputs.shape[1],
+            slots=example.targets.shape[1],
+            visibility=self.visibility,
+            source_length=0 if example.source is None else example.source.inputs.shape[1],
+        )
+
+    def shapes(self, length: int, rows: int = 1, *, train: bool = True) -> Any:
+        """Shapes of the example that is made of `rows` rows of `length` tokens."""
+        wide = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+        flat = jax.ShapeDtypeStruct((rows,), jnp.int32)
+        batch = Batch(wide, wide, wide, flat, flat, flat)
+        start = Progress(jnp.int32(0), jnp.float32(0.0))
+
+        def make(batch):
+            return self.example(batch, jax.random.key(0), train=train, progress=start)[0]
+
+        return jax.eval_shape(make, batch)
+
+    def longest_input(self, length: int, rows: int) -> int:
+        """Most positions that the backbone reads of a row."""
+        longest = 0
+        for train in (True, False):
+            example = self.shapes(length, rows, train=train)
+            source = getattr(example, "source", None)
+            longest = max(
+                longest, example.inputs.shape[-1], source.inputs.shape[-1] if source else 0
+            )
+        return longest
+
+    def require_single_stack(self) -> None:
+        """Raises UserError if the backbone has a decoder."""
+        if self.backbone.config.decoder_layers:
+            raise UserError(
+                f"{self.name} trains a single stack, and model.decoder_layers is "
+                f"{self.backbone.config.decoder_layers}: set model.decoder_layers=0, or use "
+                "span_corruption, ul2 or prefix_lm"
+            )
+
+    def require_token_types(self) -> None:
+        """Raises UserError if the backbone cannot tell the two parts of a pair apart."""
+        if self.backbone.config.token_types < 2:
+            raise UserError(
+                f"{self.name} marks the two parts of a pair by token types, and model.token_types "
+                f"is {self.backbone.config.token_types}: set model.token_types=2 (the preset "
+                "'bert' has it)"
+            )
 
 
 def row_keys(key: Array, name: str, batch: Batch) -> Array:
@@ -134,3 +297,27 @@ def row_keys(key: Array, name: str, batch: Batch) -> Array:
     numbers = batch.row_ids.astype(jnp.uint32)
     fold = jax.vmap(lambda epoch, row: jax.random.fold_in(jax.random.fold_in(key, epoch), row))
     return fold(batch.epochs.astype(jnp.uint32), numbers)
+
+
+def split_rows(x: Array, parts: int) -> Array:
+    """``[rows, ...]`` to ``[parts, rows / parts, ...]``, every part from all over the rows.
+
+    Strided, so that rows divided over devices stay on their device.
+    """
+    return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+
+
+def merge_rows(x: Array) -> Array:
+    """The inverse of `split_rows`."""
+    return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
+
+
+def total_loss(coefficients: Mapping[str, Array | float], sums: Sums) -> Array:
+    """The number that is minimised: the means of the terms, times their coefficients."""
+    return sum(factor * sums[term].mean() for term, factor in coefficients.items())
+
+
+def require(section_key: str, value: Any, holds: bool, rule: str) -> None:
+    """Raises UserError("objective.KEY is VALUE: it must be RULE") unless it holds."""
+    if not holds:
+        raise UserError(f"objective.{section_key} is {value}: it must be {rule}")

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-import jax.numpy as jnp
-
+from jaxpretrain.corruption.sequences import next_token_targets
 from jaxpretrain.objectives.base import Objective
 from jaxpretrain.types import Batch, Example
 
@@ -17,18 +16,18 @@ class CLM(Objective):
     """
 
     name = "clm"
+    samples = "continuations"
     visibility = "causal"
     is_likelihood = True
 
     def corrupt(self, keys, batch: Batch, *, train: bool, progress) -> Example:
         """See `Objective.corrupt`. Nothing is hidden; slot ``i`` predicts token ``i + 1``."""
-        ahead = jnp.roll(batch.segments, -1, axis=1).at[:, -1].set(0)
+        targets, weights = next_token_targets(batch.tokens, batch.segments)
         return Example(
             inputs=batch.tokens,
             segments=batch.segments,
             positions=batch.positions,
-            prefix=None,
-            targets=jnp.roll(batch.tokens, -1, axis=1),
+            targets=targets,
             slots=None,
-            weights=((ahead == batch.segments) & (ahead > 0)).astype(jnp.float32),
+            weights=weights,
         )

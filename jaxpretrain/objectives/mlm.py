@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jaxpretrain.corruption import (
+from jaxpretrain.corruption.masks import (
     budget,
     choose_tokens,
     choose_words,
@@ -40,6 +40,7 @@ class MLM(Objective):
     """
 
     name = "mlm"
+    samples = "gaps"
     visibility = "full"
 
     mask_rate: float = 0.15
@@ -70,7 +71,8 @@ class MLM(Objective):
             return self.eval_mask_rate
         if not self.final_mask_rate:
             return self.mask_rate
-        return self.mask_rate + progress * (self.final_mask_rate - self.mask_rate)
+        done = progress.fraction
+        return (1 - done) * self.mask_rate + done * self.final_mask_rate
 
     def corrupt(self, keys, batch: Batch, *, train: bool, progress) -> Example:
         """See `Objective.corrupt`. The targets are the hidden tokens, one slot for each."""
@@ -104,7 +106,6 @@ class MLM(Objective):
             inputs=inputs,
             segments=batch.segments,
             positions=batch.positions,
-            prefix=None,
             targets=jnp.take_along_axis(batch.tokens, choice.slots, axis=1),
             slots=choice.slots,
             weights=choice.used.astype(jnp.float32),

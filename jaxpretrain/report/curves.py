@@ -33,7 +33,7 @@ def plot_loss(workdir: Path, *, unigram_loss: float | None = None) -> Path:
             unigram_loss, color="#555555", linestyle="--", linewidth=1, label="unigram model"
         )
     axes.set_xlabel("tokens read (millions)")
-    axes.set_ylabel("loss (nats per predicted token)")
+    axes.set_ylabel("loss (nats)" if unigram_loss is None else "loss (nats per predicted token)")
     axes.set_title(workdir.name)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)

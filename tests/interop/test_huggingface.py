@@ -71,7 +71,7 @@ def test_every_tensor_is_used_and_every_parameter_filled(name):
     # BERT's key bias cancels in the softmax, so the logits do not show whether it is right.
     if name == "bert":
         np.testing.assert_array_equal(
-            params["blocks"]["attention"]["key"]["bias"][1].ravel(),
+            params["stack"]["blocks"]["attention"]["key"]["bias"][1].ravel(),
             tensors["bert.encoder.layer.1.attention.self.key.bias"],
         )
 

@@ -174,12 +174,22 @@ def test_relative_buckets_are_those_of_the_paper():
     # T5: 32 buckets, distance 128. Below 8 each distance has a bucket; from 8 on they grow
     # logarithmically, 8 * 2 ** (i / 2) being the first distance of bucket 8 + i; later keys use
     # the upper 16.
-    buckets = np.asarray(relative_buckets(300, 32, 128))
+    buckets = np.asarray(relative_buckets(300, 32, 128, two_sided=True))
     edges = [8, 12, 16, 23, 32, 46, 64, 91]
     for distance in range(300):
         near = distance if distance < 8 else 7 + sum(distance >= e for e in edges)
         assert buckets[299, 299 - distance] == near
         assert buckets[0, distance] == (near + 16 if distance else 0)
+
+
+def test_relative_buckets_of_a_decoder_are_one_sided():
+    # T5's decoder: 16 single distances, then 16 * 8 ** (i / 16) up to 128; later keys have none.
+    buckets = np.asarray(relative_buckets(300, 32, 128, two_sided=False))
+    edges = [16 * 8 ** (i / 16) for i in range(1, 16)]
+    for distance in range(300):
+        far = 16 + sum(distance >= e - 1e-9 for e in edges)
+        assert buckets[299, 299 - distance] == (distance if distance < 16 else far)
+        assert buckets[0, distance] == 0
 
 
 def test_dropout_is_keyed_by_the_row_and_by_nothing_else():
@@ -210,17 +220,20 @@ def test_presets_have_the_published_number_of_parameters(name):
     # Without vocabulary, position and type tables and heads: what the papers' blocks come to.
     config = TransformerConfig(vocab_size=100, **PRESETS[name])
     abstract = jax.eval_shape(Backbone(config).init, jax.random.key(0))
-    blocks = sum(leaf.size for leaf in jax.tree.leaves(abstract["blocks"]))
+    blocks = sum(leaf.size for leaf in jax.tree.leaves(abstract["stack"]["blocks"]))
     expected = {
         "base": 4 * (12 * 256**2 + 2 * 256),
         "bert": 12 * (12 * 768**2 + 13 * 768),
         "gpt2": 12 * (12 * 768**2 + 13 * 768),
         "llama": 16 * (2 * 2048**2 + 2 * 2048 * 512 + 3 * 2048 * 8192 + 2 * 2048),
-        "t5": 12 * (4 * 768**2 + 3 * 768 * 2048 + 2 * 768),
+        "t5": 12 * (4 * 768**2 + 3 * 768 * 2048 + 2 * 768),  # of the encoder
         "electra": 12 * (12 * 256**2 + 13 * 256),
         "modernbert": 22 * (4 * 768**2 + 3 * 768 * 1152 + 2 * 768),
     }
     assert blocks == expected[name]
+    if name == "t5":  # and the decoder's, with cross-attention
+        decoder = sum(leaf.size for leaf in jax.tree.leaves(abstract["decoder"]["blocks"]))
+        assert decoder == 12 * (8 * 768**2 + 3 * 768 * 2048 + 3 * 768)
 
 
 def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
@@ -279,8 +292,8 @@ def test_every_layer_drops_its_own_units():
     """Layers that only add 1: equal masks would leave each unit with nothing or with both."""
     backbone = small_backbone(VOCAB, layers=2, dropout=0.5, biases=True, norm="rmsnorm")
     params = jax.tree.map(jnp.zeros_like, backbone.init(jax.random.key(0)))
-    params["blocks"]["mlp"]["down"]["bias"] += 1
-    params["final_norm"]["scale"] += 1
+    params["stack"]["blocks"]["mlp"]["down"]["bias"] += 1
+    params["stack"]["final_norm"]["scale"] += 1
     y = hidden(backbone, params, keys=jax.random.split(jax.random.key(0), 6))
     for unit in y.reshape(-1, 32)[:20]:
         assert len(np.unique(np.round(unit, 4))) == 3  # 0, 1 or 2 of them, up to the norm

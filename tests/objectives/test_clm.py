@@ -9,7 +9,7 @@ VOCAB = small_vocab()
 
 def test_every_token_but_the_first_of_a_document_is_predicted_once():
     batch = small_batch(0, VOCAB, rows=16)
-    example = CLM().bind(None, VOCAB).example(batch, jax.random.key(0), train=True, progress=0.0)
+    example = CLM().bind(None, VOCAB).corrupt(None, batch, train=True, progress=None)
     for row in range(16):
         expected = {
             place - 1: batch.tokens[row, place]
@@ -27,7 +27,12 @@ def test_loss_is_the_sum_over_the_documents_each_by_itself():
     batch = small_batch(4, VOCAB, rows=4, length=24)
     objective = CLM().bind(small_backbone(VOCAB), VOCAB)
     params = objective.init(jax.random.key(0))
-    run = jax.jit(lambda b: objective.loss(params, b, jax.random.key(0), train=False, progress=1.0))
+
+    @jax.jit
+    def run(batch):
+        example, keys = objective.example(batch, jax.random.key(0), train=False, progress=None)
+        return objective.loss(params, example, keys, train=False, progress=None)
+
     packed = run(batch)["loss"]
     total, weight = 0.0, 0.0
     for row in range(4):

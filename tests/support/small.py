@@ -5,13 +5,14 @@ import numpy as np
 from jaxpretrain.data.tokenizer import Vocab
 from jaxpretrain.models.config import TransformerConfig
 from jaxpretrain.models.transformer import Backbone
-from jaxpretrain.types import Batch
+from jaxpretrain.objectives import OBJECTIVES, Mixture, Objective, Task
+from jaxpretrain.types import Batch, Progress
 
-SPECIAL = 16
+SPECIAL = 24
 
 
 def small_vocab(regular: int = 48, word_share: float = 0.6) -> Vocab:
-    """16 special pieces, then `regular` ordinary ones, of which the first share begin words."""
+    """24 special pieces, then `regular` ordinary ones, of which the first share begin words."""
     size = SPECIAL + regular
     word_start = np.zeros(size, bool)
     word_start[SPECIAL : SPECIAL + int(regular * word_share)] = True
@@ -24,13 +25,13 @@ def small_vocab(regular: int = 48, word_share: float = 0.6) -> Vocab:
         cls=4,
         sep=5,
         mask=6,
-        sentinels=(7, 8, 9),
-        fim_prefix=10,
-        fim_middle=11,
-        fim_suffix=12,
-        mode_r=13,
-        mode_s=14,
-        mode_x=15,
+        sentinels=tuple(range(7, 18)),
+        fim_prefix=18,
+        fim_middle=19,
+        fim_suffix=20,
+        mode_r=21,
+        mode_s=22,
+        mode_x=23,
         first_regular=SPECIAL,
         is_word_start=word_start,
         is_sentence_end=np.zeros(size, bool),
@@ -39,21 +40,32 @@ def small_vocab(regular: int = 48, word_share: float = 0.6) -> Vocab:
 
 
 def small_batch(
-    seed: int, vocab: Vocab, *, rows: int = 8, length: int = 32, padding: bool = True
+    seed: int,
+    vocab: Vocab,
+    *,
+    rows: int = 8,
+    length: int = 32,
+    padding: bool = True,
+    view: str = "packed",
 ) -> Batch:
-    """Rows of one to four documents ``[bos] … [eos]``, some with padding at the end."""
+    """Rows of text, some with padding at the end.
+
+    A "packed" row has one to four documents ``[bos] … [eos]``, a "document" row is a window of one
+    document without special pieces; two rows each are of the same document.
+    """
     rng = np.random.default_rng(seed)
     tokens = rng.integers(vocab.first_regular, vocab.size, (rows, length)).astype(np.int32)
     segments = np.ones((rows, length), np.int32)
-    positions = np.zeros((rows, length), np.int32)
+    positions = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
     for row in range(rows):
-        cuts = np.sort(rng.choice(np.arange(3, length - 3), rng.integers(0, 4), replace=False))
-        for number, (start, stop) in enumerate(
-            zip([0, *cuts], [*cuts, length], strict=True), start=1
-        ):
-            segments[row, start:stop] = number
-            positions[row, start:stop] = np.arange(stop - start)
-            tokens[row, start], tokens[row, stop - 1] = vocab.bos, vocab.eos
+        if view == "packed":
+            cuts = np.sort(rng.choice(np.arange(3, length - 3), rng.integers(0, 4), replace=False))
+            for number, (start, stop) in enumerate(
+                zip([0, *cuts], [*cuts, length], strict=True), start=1
+            ):
+                segments[row, start:stop] = number
+                positions[row, start:stop] = np.arange(stop - start)
+                tokens[row, start], tokens[row, stop - 1] = vocab.bos, vocab.eos
         if padding and row % 3 == 2:
             gap = int(rng.integers(1, length // 3))
             tokens[row, -gap:], segments[row, -gap:], positions[row, -gap:] = vocab.pad, 0, 0
@@ -63,7 +75,36 @@ def small_batch(
         positions=positions,
         row_ids=np.arange(rows, dtype=np.int32) + 100 * seed,
         epochs=np.zeros(rows, np.int32),
+        documents=np.arange(rows, dtype=np.int32) // 2,
     )
+
+
+def document_rows(seed: int, vocab: Vocab, *, rows: int, length: int, full: bool = False) -> Batch:
+    """Windows of single documents of every length from 0 on, or all of full length."""
+    batch = small_batch(seed, vocab, rows=rows, length=length, view="document", padding=False)
+    if full:
+        return batch
+    counts = np.random.default_rng(seed).integers(0, length + 1, (rows, 1))
+    segments = (np.arange(length) < counts).astype(np.int32)
+    return batch._replace(
+        tokens=np.where(segments > 0, batch.tokens, vocab.pad),
+        segments=segments,
+        positions=batch.positions * segments,
+    )
+
+
+def example_objective(name: str) -> Objective:
+    """An objective as its name alone makes it; as a mixture, three in one pass."""
+    if name != Mixture.name:
+        return OBJECTIVES[name]()
+    names = ("mlm", "clm", "masked_diffusion")
+    tasks = tuple(Task(name=name, objective=OBJECTIVES[name]()) for name in names)
+    return Mixture(tasks=tasks, mode="shared")
+
+
+def progress_at(fraction: float, step: int = 0) -> Progress:
+    """That share of a training."""
+    return Progress(np.int32(step), np.float32(fraction))
 
 
 def small_backbone(vocab: Vocab, **switches) -> Backbone:

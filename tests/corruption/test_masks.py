@@ -1,15 +1,17 @@
 """MLM's masks against an independent NumPy reference of the published definition."""
 
+from functools import cache, partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpretrain.corruption import budget, choose_words, slots_for
+from jaxpretrain.corruption.masks import budget, choose_words, slots_for
 from jaxpretrain.errors import UserError
 from jaxpretrain.objectives.mlm import MLM
 from support import mlm_reference as reference
-from support.small import small_batch, small_vocab
+from support.small import progress_at, small_batch, small_vocab
 
 VOCAB = small_vocab()
 # Frequencies over many draws are held to this many standard deviations; with some hundreds of
@@ -17,12 +19,14 @@ VOCAB = small_vocab()
 SIGMAS = 5.0
 
 
+@cache
+def compiled(objective, train):
+    return jax.jit(partial(objective.bind(None, VOCAB).example, train=train))
+
+
 def corrupt(objective, batch, key, *, train=True, progress=0.0):
     """Inputs and predicted positions [rows, length] of a batch, masks keyed by the row."""
-    objective = objective.bind(None, VOCAB)
-    example = jax.jit(
-        lambda batch, key: objective.example(batch, key, train=train, progress=progress)
-    )(batch, key)
+    example, _ = compiled(objective, train)(batch, key, progress=progress_at(progress))
     predicted = np.zeros(batch.tokens.shape, bool)
     rows = np.arange(len(predicted))[:, None]
     # Slots are distinct, so setting them one after another loses nothing.

@@ -1,0 +1,24 @@
+"""BERT: masked tokens and next-sentence prediction in one pass, on the embedded corpus.
+
+    launch/local.sh --config configs/bert.py
+
+Not measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The backbone of quickstart.py with token types."""
+    config = ConfigDict()
+    config.source = {"name": "embedded"}
+    config.store = {"validation_fraction": 0.05, "test_fraction": 0.05}
+    config.tokenizer = {"vocab_size": 4096}
+    config.objective = {"name": "bert"}
+    config.model = {"width": 128, "layers": 2, "heads": 2, "scan_layers": False, "token_types": 2}
+    config.data = {"length": 128, "batch_size": 16}
+    config.optimizer = {"learning_rate": 3e-3, "warmup_steps": 50}
+    config.train = {"steps": 400}
+    config.evaluate = {"every": 200}
+    config.checkpoint = {"every": 200}
+    return config

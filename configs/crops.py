@@ -1,0 +1,24 @@
+"""Contriever's independent crops, on the embedded corpus.
+
+    launch/local.sh --config configs/crops.py
+
+Not measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The backbone of quickstart.py; 32 rows to be told apart."""
+    config = ConfigDict()
+    config.source = {"name": "embedded"}
+    config.store = {"validation_fraction": 0.05, "test_fraction": 0.05}
+    config.tokenizer = {"vocab_size": 4096}
+    config.objective = {"name": "crops"}
+    config.model = {"width": 128, "layers": 2, "heads": 2, "scan_layers": False}
+    config.data = {"length": 128, "batch_size": 32}
+    config.optimizer = {"learning_rate": 1e-3, "warmup_steps": 50}
+    config.train = {"steps": 300}
+    config.evaluate = {"every": 200}
+    config.checkpoint = {"every": 200}
+    return config

@@ -1,0 +1,24 @@
+"""SimCSE: the same text twice under dropout, on the embedded corpus.
+
+    launch/local.sh --config configs/simcse.py
+
+Not measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The backbone of quickstart.py with dropout; 32 rows to be told apart."""
+    config = ConfigDict()
+    config.source = {"name": "embedded"}
+    config.store = {"validation_fraction": 0.05, "test_fraction": 0.05}
+    config.tokenizer = {"vocab_size": 4096}
+    config.objective = {"name": "simcse"}
+    config.model = {"width": 128, "layers": 2, "heads": 2, "scan_layers": False, "dropout": 0.1}
+    config.data = {"length": 64, "batch_size": 32}
+    config.optimizer = {"learning_rate": 3e-4, "warmup_steps": 50}
+    config.train = {"steps": 300}
+    config.evaluate = {"every": 200}
+    config.checkpoint = {"every": 200}
+    return config

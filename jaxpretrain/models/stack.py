@@ -1,0 +1,148 @@
+"""A stack of Transformer blocks, compiled once whatever its depth."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxpretrain.models.attention import relative_buckets, row_dropout
+from jaxpretrain.models.config import TransformerConfig
+from jaxpretrain.models.layers import Attention, FeedForward, Norm, split_keys
+from jaxpretrain.types import Array
+
+
+class Block(nnx.Module):
+    """Attention, cross-attention in a decoder, and feed-forward: norm, residual, dropout each."""
+
+    def __init__(
+        self, config: TransformerConfig, *, layers: int, cross: bool = False, rngs: nnx.Rngs
+    ):
+        # GPT-2's rule: what is added to the stream shrinks with the number of additions.
+        additions = (3 if cross else 2) * layers
+        deep = additions**-0.5 if config.norm_position == "pre" else 1.0
+        output_scale = config.init_scale * deep
+        self.attention_norm = Norm(config.width, config)
+        self.attention = Attention(config, output_scale=output_scale, rngs=rngs)
+        self.cross_norm = Norm(config.width, config) if cross else None
+        self.cross = Attention(config, output_scale=output_scale, rngs=rngs) if cross else None
+        self.mlp_norm = Norm(config.width, config)
+        self.mlp = FeedForward(config, output_scale=output_scale, rngs=rngs)
+        self.config = config
+
+    def __call__(self, x, *, mask, bias, positions, keys, memory=None, memory_mask=None) -> Array:
+        """Maps the stream ``[rows, length, width]`` to itself; `keys` are one per row or None."""
+        config = self.config
+        parts = (None,) * 5 if keys is None else split_keys(keys, 5)
+
+        def attend(y):
+            y = self.attention(y, mask=mask, bias=bias, positions=positions, keys=parts[0])
+            return row_dropout(y, config.dropout, parts[1])
+
+        def feed(y):
+            return row_dropout(self.mlp(y), config.dropout, parts[2])
+
+        def cross(y):
+            y = self.cross(y, mask=memory_mask, memory=memory, keys=parts[3])
+            return row_dropout(y, config.dropout, parts[4])
+
+        sublayers = [(self.attention_norm, attend), (self.mlp_norm, feed)]
+        if self.cross is not None:
+            sublayers.insert(1, (self.cross_norm, cross))
+        for norm, sublayer in sublayers:
+            x = x + sublayer(norm(x)) if config.norm_position == "pre" else norm(x + sublayer(x))
+        return x
+
+
+class RelativeBias(nnx.Module):
+    """T5's learned bias by head and bucketed distance, shared by the layers of a stack."""
+
+    def __init__(self, config: TransformerConfig, *, two_sided: bool, rngs: nnx.Rngs):
+        initial = jax.nn.initializers.truncated_normal(config.init_scale)
+        shape = (config.relative_buckets, config.heads)
+        self.embedding = nnx.Param(initial(rngs.params(), shape), axes=("buckets", "heads"))
+        self.max_distance = config.relative_max_distance
+        self.two_sided = two_sided
+
+    def __call__(self, length: int) -> Array:
+        """The bias on the scores, float32 ``[1, heads, length, length]``."""
+        table = self.embedding[...]
+        buckets = relative_buckets(
+            length, table.shape[0], self.max_distance, two_sided=self.two_sided
+        )
+        return jnp.transpose(table[buckets], (2, 0, 1))[None]
+
+
+class Stack(nnx.Module):
+    """Blocks with one stacked parameter each, and the norm after them if they are pre-norm.
+
+    Args:
+        config: the switches.
+        layers: number of blocks.
+        cross: whether they attend to a memory as well, as in a decoder.
+        rngs: where the initial values come from.
+    """
+
+    def __init__(
+        self, config: TransformerConfig, *, layers: int, cross: bool = False, rngs: nnx.Rngs
+    ):
+        def block(rngs):
+            return Block(config, layers=layers, cross=cross, rngs=rngs)
+
+        relative = config.positions == "relative"
+        self.relative_bias = (
+            RelativeBias(config, two_sided=not cross, rngs=rngs) if relative else None
+        )
+        definition, _ = nnx.split(block(nnx.Rngs(0)))
+        stacked = jax.vmap(lambda key: nnx.split(block(nnx.Rngs(key)))[1])(
+            jax.random.split(rngs.params(), layers)
+        )
+        self.blocks = nnx.merge(definition, stacked)
+        self.final_norm = Norm(config.width, config) if config.norm_position == "pre" else None
+        self.config, self.layers = config, layers
+
+    def __call__(self, x, *, mask, positions, keys, memory=None, memory_mask=None) -> Array:
+        """Maps the stream ``[rows, length, width]`` to itself.
+
+        Args:
+            x: the stream.
+            mask: bool ``[rows, 1, length, length]``, who sees whom.
+            positions: int ``[rows, length]``.
+            keys: one PRNG key per row for dropout, or None.
+            memory: ``[rows, source length, width]``, what cross-attention reads.
+            memory_mask: bool ``[rows, 1, length, source length]``.
+        """
+        config = self.config
+        bias = None
+        if self.relative_bias is not None:
+            bias = self.relative_bias(x.shape[1]).astype(x.dtype)
+        definition, stacked = nnx.split(self.blocks)
+
+        def layer(x, numbered):
+            number, block = numbered
+            layer_keys = None
+            if keys is not None:
+                layer_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+            block = nnx.merge(definition, block)
+            x = block(
+                x,
+                mask=mask,
+                bias=bias,
+                positions=positions,
+                keys=layer_keys,
+                memory=memory,
+                memory_mask=memory_mask,
+            )
+            return x, None
+
+        if config.remat != "none":
+            policy = {
+                "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+                "full": jax.checkpoint_policies.nothing_saveable,
+            }[config.remat]
+            layer = jax.checkpoint(layer, policy=policy, prevent_cse=not config.scan_layers)
+        if config.scan_layers:
+            x, _ = jax.lax.scan(layer, x, (jnp.arange(self.layers), stacked))
+        else:
+            for number in range(self.layers):
+                one = jax.tree.map(lambda stack, number=number: stack[number], stacked)
+                x, _ = layer(x, (number, one))
+        return x if self.final_norm is None else self.final_norm(x)

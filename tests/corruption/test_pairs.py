@@ -1,0 +1,153 @@
+"""NSP and SOP pairs against exact enumeration."""
+
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxpretrain.corruption.pairs import next_sentence_pairs, sentence_order_pairs
+from support import pairs_reference as reference
+from support.small import document_rows, small_vocab
+
+VOCAB = small_vocab()
+END = VOCAB.first_regular + 5
+VOCAB.is_sentence_end[END] = True
+UNLIKELY = 1e-3
+DRAWS = 4000
+
+
+def rows_of(batch):
+    return [
+        tokens[segments > 0].tolist()
+        for tokens, segments in zip(batch.tokens, batch.segments, strict=True)
+    ]
+
+
+def a_batch():
+    """Five rows of three documents; sentences end in some of them; one row is padding."""
+    batch = document_rows(0, VOCAB, rows=6, length=7, full=True)
+    tokens, segments = batch.tokens.copy(), batch.segments.copy()
+    tokens[tokens == END] += 1
+    tokens[0, [1, 3, 5]] = END
+    tokens[3, 2] = END
+    tokens[1, 4:], segments[1, 4:] = VOCAB.pad, 0
+    tokens[5], segments[5] = VOCAB.pad, 0
+    return batch._replace(
+        tokens=tokens,
+        segments=segments,
+        documents=np.array([0, 0, 1, 1, 2, -1], np.int32),
+        row_ids=np.array([0, 1, 2, 3, 4, -1], np.int32),
+    )
+
+
+def draw(pairs, batch):
+    """Outcomes per row over many keys."""
+    keys = jax.random.split(jax.random.key(0), (DRAWS, len(batch.tokens)))
+    batch = jax.tree.map(jnp.asarray, batch)
+    found = jax.jit(jax.vmap(lambda k: pairs(k, batch, VOCAB)))(keys)
+    return jax.tree.map(np.asarray, found)
+
+
+def outcomes(found, row):
+    counter = Counter()
+    for tokens, types, segments, label in zip(
+        found.tokens[:, row],
+        found.types[:, row],
+        found.segments[:, row],
+        found.labels[:, row],
+        strict=True,
+    ):
+        inside = segments > 0
+        assert not tokens[~inside].any() and not types[~inside].any()
+        counter[tuple(tokens[inside].tolist()), tuple(types[inside].tolist()), int(label)] += 1
+    return counter
+
+
+def assert_distribution(found, expected):
+    assert set(found) <= set(expected)
+    keys = list(expected)
+    probabilities = np.array([float(expected[key]) for key in keys])
+    counts = np.array([found[key] for key in keys])
+    rare = probabilities * DRAWS < 5  # together, as the chi-squared test wants
+    if rare.any():
+        counts = np.append(counts[~rare], counts[rare].sum())
+        probabilities = np.append(probabilities[~rare], probabilities[rare].sum())
+    if len(counts) > 1:
+        assert stats.chisquare(counts, probabilities * DRAWS).pvalue > UNLIKELY
+
+
+def test_next_sentence_pairs_have_the_exact_distribution():
+    batch = a_batch()
+    found, rows = draw(next_sentence_pairs, batch), rows_of(batch)
+    for row in range(5):
+        expected = reference.nsp_outcomes(
+            rows, batch.documents.tolist(), row, VOCAB.is_sentence_end, VOCAB
+        )
+        assert (found.weights[:, row] == 1).all()
+        assert_distribution(outcomes(found, row), expected)
+    assert (found.weights[:, 5] == 0).all() and (found.segments[:, 5] == 0).all()
+
+
+def test_the_length_says_nothing_about_the_label():
+    found = draw(next_sentence_pairs, a_batch())
+    lengths = found.segments.sum(-1)
+    for row in range(5):
+        counts = [
+            np.bincount(lengths[:, row][found.labels[:, row] == label], minlength=12)
+            for label in (0, 1)
+        ]
+        seen = sum(counts) > 0
+        assert seen.sum() > 1
+        table = np.stack(counts)[:, seen]
+        assert stats.chi2_contingency(table).pvalue > UNLIKELY
+
+
+def test_a_negative_is_never_from_the_same_document():
+    """Every token says its document; a batch of one document has no negatives."""
+    rows = 24
+    documents = np.repeat(np.arange(5, dtype=np.int32), [12, 6, 3, 2, 1])
+    batch = document_rows(1, VOCAB, rows=rows, length=9, full=True)._replace(
+        tokens=np.tile(VOCAB.first_regular + documents[:, None], (1, 9)).astype(np.int32),
+        documents=documents,
+    )
+    pairs = jax.jit(lambda k, b: next_sentence_pairs(k, b, VOCAB))
+    negatives = 0
+    for seed in range(50):
+        keys = jax.random.split(jax.random.key(seed), rows)
+        found = jax.tree.map(np.asarray, pairs(keys, batch))
+        for row in range(rows):
+            sides = [
+                set(found.tokens[row][(found.types[row] == side) & (found.segments[row] > 0)])
+                - {VOCAB.cls, VOCAB.sep}
+                for side in (0, 1)
+            ]
+            assert (sides[0] == sides[1]) == (found.labels[row] == 0)
+            negatives += found.labels[row]
+    assert abs(negatives / (50 * rows) - 0.5) < 5 * 0.5 / np.sqrt(50 * rows)
+    alone = batch._replace(documents=np.zeros(rows, np.int32))
+    found = pairs(jax.random.split(jax.random.key(0), rows), alone)
+    assert not found.labels.any() and found.weights.all()
+
+
+def test_sentence_order_pairs_have_the_exact_distribution():
+    batch = a_batch()
+    found, rows = draw(sentence_order_pairs, batch), rows_of(batch)
+    for row in range(5):
+        expected = reference.sop_outcomes(rows[row], VOCAB.is_sentence_end, VOCAB)
+        assert_distribution(outcomes(found, row), expected)
+
+
+@pytest.mark.parametrize("pairs", [next_sentence_pairs, sentence_order_pairs])
+def test_rows_too_short_to_be_split_have_no_weight(pairs):
+    batch = document_rows(2, VOCAB, rows=4, length=6, full=True)
+    segments = batch.segments.copy()
+    segments[1, 1:] = 0
+    segments[2, 2:] = 0
+    batch = batch._replace(
+        segments=segments, tokens=np.where(segments > 0, batch.tokens, VOCAB.pad)
+    )
+    found = jax.jit(lambda k, b: pairs(k, b, VOCAB))(jax.random.split(jax.random.key(0), 4), batch)
+    assert found.weights.tolist() == [1, 0, 1, 1]

@@ -1,0 +1,269 @@
+"""What holds of every objective: each is in the suite by being in the table.
+
+Objectives that take a decoder are here twice, with one and without. Each case compiles a handful of
+functions, which all of its tests use.
+"""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxpretrain.errors import UserError
+from jaxpretrain.objectives import OBJECTIVES
+from jaxpretrain.objectives.base import total_loss
+from jaxpretrain.objectives.sequence_to_sequence import SequenceToSequence
+from jaxpretrain.sharding import batch_sharding, make_mesh, parameter_shardings
+from jaxpretrain.types import Batch, Example, Progress
+from support.small import example_objective, small_backbone, small_batch, small_vocab
+
+VOCAB = small_vocab()
+ROWS, LENGTH = 8, 24
+KEY = jax.random.key(7)
+PROGRESS = Progress(jnp.int32(3), jnp.float32(0.3))
+# Sums of some hundred float32 terms of order 1 in another order.
+ROUNDING = dict(rtol=2e-5, atol=1e-5)
+# Run operation by operation too, which takes ten times as long: one of each kind of loss.
+EAGER = {("mlm", 0), ("nsp", 0), ("rtd", 0), ("simcse", 0), ("prefix_lm", 1)}
+# Special pieces that may be targets; of an objective that is not here, none may.
+SPECIAL_TARGETS = {
+    "clm": {VOCAB.eos},
+    "mtp": {VOCAB.eos},
+    "fim": {VOCAB.fim_suffix, VOCAB.fim_middle, VOCAB.eos},
+    "span_corruption": {*VOCAB.sentinels, VOCAB.eos},
+    "ul2": {*VOCAB.sentinels, VOCAB.eos},
+    "mixture": {VOCAB.eos},
+}
+
+
+def cases():
+    for name, cls in OBJECTIVES.items():
+        yield pytest.param((name, 0), id=name, marks=pytest.mark.xdist_group(name))
+        if issubclass(cls, SequenceToSequence):
+            both = f"{name}-decoder"
+            yield pytest.param((name, 1), id=both, marks=pytest.mark.xdist_group(both))
+
+
+class Case:
+    """An objective on a tiny model, with its functions compiled."""
+
+    def __init__(self, name: str, decoder_layers: int):
+        self.eager = (name, decoder_layers) in EAGER
+        self.backbone = partial(
+            small_backbone,
+            VOCAB,
+            layers=1,
+            width=16,
+            heads=2,
+            token_types=2,
+            decoder_layers=decoder_layers,
+            scan_layers=False,
+        )
+        self.objective = example_objective(name).bind(self.backbone(dropout=0.1), VOCAB)
+        self.objective.check_run(length=LENGTH, batch_size=ROWS)
+        self.params = self.objective.init(jax.random.key(0))
+        view = self.objective.views[0]
+        self.batch = small_batch(3, VOCAB, rows=ROWS, length=LENGTH, view=view)
+        self.other = small_batch(9, VOCAB, rows=ROWS, length=LENGTH, view=view)
+        self.example = {
+            train: jax.jit(partial(self.objective.example, train=train, progress=PROGRESS))
+            for train in (True, False)
+        }
+        self.loss = jax.jit(partial(self.objective.loss, train=True, progress=PROGRESS))
+
+    def sums(self, batch, key=KEY):
+        return self.loss(self.params, *self.example[True](batch, key))
+
+
+@pytest.fixture(scope="module", params=cases())
+def case(request):
+    return Case(*request.param)
+
+
+def padding_like(batch: Batch) -> Batch:
+    """Rows of padding alone."""
+    empty = jax.tree.map(np.zeros_like, batch)
+    nowhere = np.full(ROWS, -1, np.int32)
+    return empty._replace(row_ids=nowhere, documents=nowhere)
+
+
+def choose_rows(mask, a, b):
+    """Rows of `a` where the mask says so, else of `b`."""
+    return jax.tree.map(
+        lambda x, y: x.at[np.flatnonzero(~mask)].set(y[np.flatnonzero(~mask)]), a, b
+    )
+
+
+def assert_sums_close(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        for x, y in zip(a[name], b[name], strict=True):
+            np.testing.assert_allclose(x, y, err_msg=name, **ROUNDING)
+
+
+def test_pure(case):
+    a, b = case.sums(case.batch), case.sums(case.batch)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    other = case.sums(case.batch, key=jax.random.key(8))
+    terms = case.objective.coefficients(PROGRESS)
+    assert any(a[term].total != other[term].total for term in terms)  # dropout at least
+
+
+def test_the_terms_have_the_weights_that_were_known_before(case):
+    example, keys = case.example[True](case.batch, KEY)
+    weights = case.objective.term_weights(example)
+    sums = case.loss(case.params, example, keys)
+    assert weights.keys() == case.objective.coefficients(PROGRESS).keys()
+    for term, weight in weights.items():
+        np.testing.assert_allclose(weight, sums[term].weight, rtol=1e-6)
+        assert weight > 0
+
+
+def test_sums_add_up_over_any_split_of_the_rows_and_padding_adds_nothing(case):
+    """The rows that are not in a part are those of an example made of padding alone."""
+    if case.objective.couples_rows:
+        with pytest.raises(UserError, match="microbatches must be 1"):
+            case.objective.check_run(length=LENGTH, batch_size=ROWS, microbatches=2)
+        return
+    example, keys = case.example[True](case.batch, KEY)
+    nothing, _ = case.example[True](padding_like(case.batch), KEY)
+    whole = case.loss(case.params, example, keys)
+    for rows in (slice(0, 3), slice(0, None, 2)):
+        inside = np.zeros(ROWS, bool)
+        inside[rows] = True
+        parts = [
+            case.loss(case.params, choose_rows(chosen, example, nothing), keys)
+            for chosen in (inside, ~inside)
+        ]
+        assert_sums_close(whole, jax.tree.map(lambda a, b: a + b, *parts))
+
+
+def test_what_stands_at_padded_positions_has_no_influence(case):
+    padded = case.batch.segments == 0
+    assert padded.any()
+    for token in (VOCAB.first_regular + 1, VOCAB.mask):
+        changed = np.where(padded, token, case.batch.tokens)
+        assert_sums_close(case.sums(case.batch), case.sums(case.batch._replace(tokens=changed)))
+
+
+def test_special_tokens_are_not_corrupted(case):
+    batch = case.batch
+    for train in (True, False):
+        example, _ = case.example[train](batch, KEY)
+        if not isinstance(example, Example) or case.objective.token_term is None:
+            continue
+        used = np.asarray(example.weights) > 0
+        targets = np.asarray(example.targets)[used]
+        allowed = SPECIAL_TARGETS.get(case.objective.name, set())
+        assert set(targets[targets < VOCAB.first_regular]) <= allowed
+        if example.inputs.shape == batch.tokens.shape:
+            special = (batch.tokens < VOCAB.first_regular) | (batch.segments == 0)
+            np.testing.assert_array_equal(
+                np.asarray(example.inputs)[special], batch.tokens[special]
+            )
+
+
+def test_shapes_are_static(case):
+    for train, make in case.example.items():
+        shapes = case.objective.shapes(LENGTH, ROWS, train=train)
+        for batch in (case.batch, case.other):
+            assert jax.tree.map(jnp.shape, make(batch, KEY)[0]) == jax.tree.map(jnp.shape, shapes)
+    case.sums(case.other)
+    assert case.example[True]._cache_size() == 1
+
+
+def test_no_leak_of_what_is_hidden(case):
+    """Change a token: at the slots that have it as target, no score may move.
+
+    The key is fixed, so the same positions are hidden. The score is probed by the loss at one slot
+    of the changed example with the target of the unchanged one.
+    """
+    if case.objective.token_term is None:
+        return
+    row, probed = 0, 0
+    example, keys = case.example[False](case.batch, KEY)
+    for place in np.flatnonzero(case.batch.segments[row] > 0):
+        token = case.batch.tokens[row, place]
+        if token < VOCAB.first_regular:
+            continue
+        tokens = case.batch.tokens.copy()
+        kind = VOCAB.is_word_start
+        tokens[row, place] = next(
+            t for t in range(VOCAB.size - 1, 0, -1) if kind[t] == kind[token] and t != token
+        )
+        changed, _ = case.example[False](case.batch._replace(tokens=tokens), KEY)
+        moved = (np.asarray(changed.targets) != example.targets) & (np.asarray(example.weights) > 0)
+        for slot in np.flatnonzero(moved[row]):
+            probe = np.zeros(example.weights.shape, np.float32)
+            probe[row, slot] = 1.0
+            before, after = (
+                case.loss(case.params, e._replace(weights=probe, targets=example.targets), keys)[
+                    case.objective.token_term
+                ]
+                for e in (example, changed)
+            )
+            np.testing.assert_array_equal(before.total, after.total)
+            assert before.total > 0
+            probed += 1
+    assert probed >= 2
+
+
+def test_tracing_is_pure(case):
+    """Two traces give the same program: nothing is drawn or kept on the Python side."""
+
+    def program(batch):
+        example, keys = case.objective.example(batch, KEY, train=True, progress=PROGRESS)
+        return case.objective.loss(case.params, example, keys, train=True, progress=PROGRESS)
+
+    assert str(jax.make_jaxpr(program)(case.batch)) == str(jax.make_jaxpr(program)(case.batch))
+
+
+def run(objective, params, batch):
+    example, keys = objective.example(batch, KEY, train=False, progress=PROGRESS)
+    return objective.loss(params, example, keys, train=False, progress=PROGRESS)
+
+
+def test_evaluation_is_deterministic_and_the_same_on_one_and_eight_devices(case):
+    mesh = make_mesh(data=4, fsdp=2)
+    placed = parameter_shardings(mesh, case.objective.axes(), case.params)
+    over_mesh = jax.jit(
+        partial(run, case.objective),
+        in_shardings=(placed, batch_sharding(mesh)),
+        out_shardings=NamedSharding(mesh, PartitionSpec()),
+    )
+    a, b = (over_mesh(case.params, case.batch) for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    # On one device, with a model that has no dropout to be left on (but what simcse corrupts by).
+    plain = case.objective
+    if plain.name != "simcse":
+        plain = dataclasses.replace(plain, backbone=case.backbone(dropout=0.0))
+    if case.eager:
+        assert_sums_close(a, run(plain, case.params, case.batch))
+    else:
+        assert_sums_close(a, jax.jit(partial(run, plain))(case.params, case.batch))
+
+
+def test_gradients_are_finite_in_bfloat16(case):
+    low = dataclasses.replace(case.objective, backbone=case.backbone(dropout=0.1, dtype="bfloat16"))
+    example, keys = case.example[True](case.batch, KEY)
+
+    def loss(params):
+        sums = low.loss(params, example, keys, train=True, progress=PROGRESS)
+        return total_loss(low.coefficients(PROGRESS), sums)
+
+    gradient = jax.jit(jax.grad(loss))(case.params)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        assert np.isfinite(leaf).all(), path
+    moved = [float(jnp.abs(leaf).sum()) > 0 for leaf in jax.tree.leaves(gradient)]
+    assert sum(moved) > len(moved) / 2
+
+
+def test_flops_are_counted(case):
+    """At least the products of one pass over the row, at most ten times as many."""
+    config = case.objective.backbone.config
+    once = 3 * 2 * LENGTH * (4 * config.width**2 + 2 * config.width * config.size_of_mlp)
+    assert once / 2 <= case.objective.flops(LENGTH) <= 10 * once

@@ -1,0 +1,44 @@
+"""Masked diffusion: how many tokens are hidden, which, and what they weigh."""
+
+import jax
+import numpy as np
+from scipy import stats
+
+from jaxpretrain.objectives.masked_diffusion import MaskedDiffusion
+from support import masks_reference as reference
+from support.small import document_rows, small_batch, small_vocab
+
+VOCAB = small_vocab()
+
+
+def hidden(batch):
+    objective = MaskedDiffusion().bind(None, VOCAB)
+    make = jax.jit(objective.corrupt, static_argnames=("train", "progress"))
+    keys = jax.random.split(jax.random.key(0), len(batch.tokens))
+    return jax.tree.map(np.asarray, make(keys, batch, train=True, progress=None))
+
+
+def test_the_number_of_hidden_tokens_is_uniform_and_so_are_their_places():
+    rows, n = 6000, 8
+    batch = document_rows(0, VOCAB, rows=rows, length=n, full=True)
+    masked = hidden(batch).inputs == VOCAB.mask
+    counts = np.bincount(masked.sum(1), minlength=n + 1)
+    expected = reference.diffusion_counts(n) * rows
+    assert counts[0] == 0
+    assert stats.chisquare(counts[1:], expected[1:]).pvalue > 1e-3
+    assert stats.chisquare(masked.sum(0)).pvalue > 1e-3
+
+
+def test_each_hidden_token_weighs_the_inverse_of_the_rate():
+    batch = small_batch(1, VOCAB, rows=64)
+    example = hidden(batch)
+    ordinary = (batch.tokens >= VOCAB.first_regular) & (batch.segments > 0)
+    masked = example.inputs == VOCAB.mask
+    assert not masked[~ordinary].any()
+    np.testing.assert_array_equal(example.counts, ordinary.sum(1))
+    rate = masked.sum(1, keepdims=True) / ordinary.sum(1, keepdims=True)
+    np.testing.assert_allclose(example.weights, masked / rate, rtol=1e-6)
+    np.testing.assert_array_equal(example.inputs[~masked], batch.tokens[~masked])
+    tokens, weights = MaskedDiffusion().bind(None, VOCAB).scored(example)
+    np.testing.assert_array_equal(tokens, batch.tokens)
+    np.testing.assert_array_equal(weights, ordinary)

@@ -1,0 +1,107 @@
+"""Replaced-token detection: what the discriminator reads, its labels, and who learns from what."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpretrain.errors import UserError
+from jaxpretrain.objectives.rtd import RTD, replaced
+from support import masks_reference as reference
+from support.small import progress_at, small_backbone, small_batch, small_vocab
+
+VOCAB = small_vocab()
+BATCH = small_batch(0, VOCAB, rows=64, length=24)
+START = progress_at(0.0)
+
+
+def test_labels_are_those_of_the_reference():
+    """A sampled token that is the original counts as original."""
+    rng = np.random.default_rng(0)
+    objective = RTD().bind(None, VOCAB)
+    example, _ = objective.example(BATCH, jax.random.key(0), train=True, progress=START)
+    slots, used = np.asarray(example.slots), np.asarray(example.weights) > 0
+    # From so few tokens that many samples hit the original.
+    sampled = np.where(
+        rng.random(slots.shape) < 0.5,
+        np.take_along_axis(BATCH.tokens, slots, 1),
+        rng.integers(VOCAB.first_regular, VOCAB.size, slots.shape),
+    )
+    shown, labels = replaced(BATCH.tokens, slots, example.weights, jnp.asarray(sampled))
+    for row in range(64):
+        chosen = np.zeros(24, bool)
+        chosen[slots[row][used[row]]] = True
+        new = BATCH.tokens[row].copy()
+        new[slots[row][used[row]]] = sampled[row][used[row]]
+        expected = reference.rtd_labels(BATCH.tokens[row], example.inputs[row], chosen, new)
+        np.testing.assert_array_equal(shown[row], expected[0])
+        np.testing.assert_array_equal(labels[row], expected[1])
+    assert 0 < labels.sum() < used.sum()
+
+
+def test_the_generator_reads_85_percent_masks_and_no_random_tokens():
+    batch = small_batch(1, VOCAB, rows=2000, length=24)
+    make = jax.jit(partial(RTD().bind(None, VOCAB).example, train=True, progress=START))
+    example, _ = make(batch, jax.random.key(0))
+    used = np.asarray(example.weights) > 0
+    shown = np.take_along_axis(np.asarray(example.inputs), np.asarray(example.slots), 1)[used]
+    masked = shown == VOCAB.mask
+    assert abs(masked.mean() - 0.85) < 5 * np.sqrt(0.85 * 0.15 / len(shown))
+    np.testing.assert_array_equal(shown[~masked], np.asarray(example.targets)[used][~masked])
+
+
+@pytest.fixture(scope="module")
+def gradients():
+    """Of each term by itself."""
+    backbone = small_backbone(VOCAB, layers=1, width=16, heads=2, scan_layers=False)
+    objective = RTD(generator_size=0.5).bind(backbone, VOCAB)
+    params = objective.init(jax.random.key(0))
+    example, keys = objective.example(BATCH, jax.random.key(0), train=True, progress=START)
+
+    @jax.jit
+    @jax.jacrev
+    def both(params):
+        sums = objective.loss(params, example, keys, train=True, progress=START)
+        return {term: sums[term].mean() for term in objective.coefficients(START)}
+
+    return params, both(params)
+
+
+def size(tree):
+    return float(sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(tree)))
+
+
+def test_no_gradient_goes_from_the_discriminator_to_the_generator(gradients):
+    params, gradient = gradients
+    assert size(gradient["discriminator_loss"]["generator"]) == 0
+    assert size(gradient["discriminator_loss"]["stack"]) > 0
+    assert size(gradient["generator_loss"]["generator"]) > 0
+    assert size(gradient["generator_loss"]["stack"]) == 0
+
+
+def test_the_embeddings_are_shared_and_learn_from_both(gradients):
+    params, gradient = gradients
+    assert "tokens" not in params["generator"]
+    for term in gradient:
+        assert size(gradient[term]["tokens"]) > 0
+
+
+def test_sampled_tokens_follow_the_generator():
+    """With a generator that is certain of one token, every chosen token becomes that one."""
+    backbone = small_backbone(VOCAB, layers=1, width=16, heads=2, head_bias=True)
+    objective = RTD().bind(backbone, VOCAB)
+    params = objective.init(jax.random.key(0))
+    certain = VOCAB.first_regular + 2
+    params["generator"]["head"]["bias"] = jnp.zeros(VOCAB.size).at[certain].set(1e3)
+    example, keys = objective.example(BATCH, jax.random.key(0), train=True, progress=START)
+    sums = objective.loss(params, example, keys, train=True, progress=START)
+    used = np.asarray(example.weights) > 0
+    expected = (np.asarray(example.targets)[used] != certain).sum()
+    assert float(sums["replaced"].total) == expected
+
+
+def test_a_generator_wider_than_the_discriminator_is_refused():
+    with pytest.raises(UserError, match="generator_size is 1.5"):
+        RTD(generator_size=1.5)

@@ -1,0 +1,57 @@
+"""Small models trained on text whose answer is known exactly, and what they come to."""
+
+import jax
+import numpy as np
+
+from jaxpretrain.optim import make_optimizer
+from jaxpretrain.sharding import make_mesh
+from jaxpretrain.state import abstract_state, init_state
+from jaxpretrain.step import jit_eval_step, jit_train_step
+from jaxpretrain.types import Batch
+from support.small import SPECIAL
+
+HELD_OUT = 10**6  # seed of the first held-out batch; training counts from 0
+
+
+def as_batch(symbols: np.ndarray, first: int = 0) -> Batch:
+    """Rows of symbols 0, 1, … as full rows of one document each."""
+    rows, length = symbols.shape
+    return Batch(
+        tokens=(symbols + SPECIAL).astype(np.int32),
+        segments=np.ones((rows, length), np.int32),
+        positions=np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
+        row_ids=np.arange(first, first + rows, dtype=np.int32),
+        epochs=np.zeros(rows, np.int32),
+        documents=np.arange(first, first + rows, dtype=np.int32),
+    )
+
+
+def trained(objective, text, *, steps: int, learning_rate: float = 3e-3) -> dict:
+    """Parameters of a bound objective after so many steps on fresh text.
+
+    Args:
+        objective: bound.
+        text: from a seed to a Batch.
+        steps: updates.
+        learning_rate: the peak.
+    """
+    optimizer = make_optimizer(
+        total_steps=steps, learning_rate=learning_rate, warmup_steps=50, weight_decay=0.0
+    )
+    abstract = abstract_state(objective, optimizer, make_mesh(devices=jax.devices()[:1]))
+    state = init_state(objective, optimizer, 0, abstract)
+    step = jit_train_step(objective, optimizer, abstract, seed=0, total_steps=steps, microbatches=1)
+    for number in range(steps):
+        state, _ = step(state, text(number))
+    return state.params
+
+
+def held_out(objective, params: dict, text, *, batches: int) -> dict[str, float]:
+    """Means of all the sums over held-out batches."""
+    evaluate = jit_eval_step(objective, jax.tree.map(lambda leaf: leaf.sharding, params))
+    found = [
+        jax.tree.map(np.float64, jax.device_get(evaluate(params, text(HELD_OUT + n))[0]))
+        for n in range(batches)
+    ]
+    total = jax.tree.map(lambda *parts: np.sum(parts), *found)
+    return {name: float(value.total / value.weight) for name, value in total.items()}
