@@ -208,6 +208,7 @@ def held_out_batches(pieces: Pieces, split: str, limit: int = 0) -> Iterator[Bat
         process_count=jax.process_count(),
         loader="threads",  # nothing to gain from tf.data for a few batches
         limit=limit,
+        scattered=isinstance(rows, DocumentRows),
     )
     return to_device(batches, batch_sharding(pieces.mesh), config.data.prefetch)
 

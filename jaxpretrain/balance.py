@@ -96,20 +96,34 @@ def adapted(
         first: whether this is the first measurement, which is taken at its word.
 
     Returns:
-        New factors; the weights times the factors have the sum of the weights.
+        New factors; the weights times the factors have the sum of the weights. A task that has no
+        gradient on this batch, or no weight by now, keeps its factor.
     """
+    seen = {name: (norms[name] > 0) & (weights[name] > 0) for name in balance}
     # A task's norm over its weight is what one unit of weight moves; the factor is its inverse.
-    wanted = {name: weights[name] / jnp.maximum(norms[name], 1e-30) for name in balance}
-    wanted = _normalised(wanted, weights)
+    wanted = {
+        name: jnp.where(seen[name], weights[name] / jnp.where(seen[name], norms[name], 1.0), 0.0)
+        for name in balance
+    }
+    # What the tasks that are seen have together stays theirs.
+    before = sum(weights[name] * balance[name] * seen[name] for name in balance)
+    after = sum(weights[name] * wanted[name] for name in balance)
+    scale = before / jnp.where(after > 0, after, 1.0)
     pace = jnp.where(first, 1.0, ADAPT)
-    stepped = {name: balance[name] ** (1 - pace) * wanted[name] ** pace for name in balance}
+    stepped = {
+        name: jnp.where(
+            seen[name], balance[name] ** (1 - pace) * (scale * wanted[name]) ** pace, balance[name]
+        )
+        for name in balance
+    }
     return _normalised(stepped, weights)
 
 
 def _normalised(factors: dict[str, Array], weights: dict[str, Array]) -> dict[str, Array]:
     whole = sum(weights.values())
     product = sum(weights[name] * factors[name] for name in factors)
-    return {name: factor * whole / jnp.maximum(product, 1e-30) for name, factor in factors.items()}
+    scale = jnp.where(product > 0, whole / jnp.where(product > 0, product, 1.0), 1.0)
+    return {name: factor * scale for name, factor in factors.items()}
 
 
 def jit_measure(
@@ -158,18 +172,15 @@ class Watch:
             self._in_a_row[task.name] = self._in_a_row.get(task.name, 0) + 1 if above else 0
             if self._in_a_row[task.name] >= mixture.alarm_after and task.name not in self._said:
                 self._said.add(task.name)
-                weight = metrics[f"task_weight/{task.name}"]
+                fair = (1 - share) / (len(mixture.tasks) - 1)
+                lower = (
+                    f"lower objective.tasks.{task.name}.weight, {task.weight:.3g}, to about "
+                    f"{max(task.weight * fair / share, 1e-6):.2g}"
+                )
+                balanced = mixture.weighting == "equal_share"
+                advice = lower if balanced else f"set objective.weighting=equal_share, or {lower}"
                 return (
                     f"warning: {task.name} has held {share:.0%} of the gradient at the last "
-                    f"{mixture.alarm_after} measurements, so the other tasks hardly train: set "
-                    "objective.weighting=equal_share, or lower "
-                    f"objective.tasks.{task.name}.weight, now {weight:.3g}, to about "
-                    f"{self._suggested(task.name, metrics):.2g}"
+                    f"{mixture.alarm_after} measurements, so the other tasks hardly train: {advice}"
                 )
         return None
-
-    def _suggested(self, name: str, metrics: dict[str, float]) -> float:
-        """The weight at which the task's share would be an equal one."""
-        share, count = metrics[f"gradient_share/{name}"], len(self._mixture.tasks)
-        fair = (1 - share) / (count - 1)
-        return metrics[f"task_weight/{name}"] * fair / share

@@ -182,7 +182,8 @@ def make_objective(config: ConfigDict) -> Objective:
         objective = OBJECTIVES[section.pop("name")](**section)
         return Task(name=name, objective=objective, **own)
 
-    tasks = tuple(task(name, section) for name, section in values.pop("tasks").items())
+    # By name: which rows are whose must not depend on the order of the sections.
+    tasks = tuple(task(name, section) for name, section in sorted(values.pop("tasks").items()))
     return Mixture(tasks=tasks, **values)
 
 

@@ -61,11 +61,11 @@ def describe(pieces: Pieces, found: dict) -> list[str]:
     """The numbers of an evaluation as lines to read."""
     per_byte = found["bits_per_byte"], found["bits_per_hidden_byte"]
     token_loss = found["token_loss"]
-    what = "rows" if token_loss is None else "predicted tokens"
+    tokens = "" if token_loss is None else f", {found['predicted']:,} predicted tokens"
     lines = [
         "",
         f"held-out {found['split']} documents, {found['checkpoint']} checkpoint (step "
-        f"{found['step']}), {found['predicted']:,} {what}",
+        f"{found['step']}){tokens}",
     ]
     if found["loss"] != token_loss:
         lines.append(f"  loss            {found['loss']:.4f} nats")
@@ -80,7 +80,9 @@ def describe(pieces: Pieces, found: dict) -> list[str]:
     if found["accuracy"] is not None:
         lines.append(f"  accuracy        {found['accuracy']:.1%}")
     shown = ("loss", "accuracy", pieces.objective.token_term)
-    lines += [f"  {k:<15} {v:.4f}" for k, v in found["parts"].items() if k not in shown]
+    lines += [
+        f"  {k:<15} {v:.4f}" for k, v in found["parts"].items() if k not in shown and v is not None
+    ]
     if per_byte[0] is not None:
         lines.append(f"  bits per byte   {per_byte[0]:.4f}")
     elif per_byte[1] is not None:

@@ -79,11 +79,12 @@ def info_nce(
     """
     queries, keys = unit(queries), unit(keys)
     present = weights > 0
-    cosines = queries @ keys.T
+    # Over a small temperature, products of rounded factors would be off by whole logits.
+    cosines = jnp.matmul(queries, keys.T, precision="highest")
     forward = jnp.where(present[None, :], cosines / temperature, -jnp.inf)
     if hard_negatives is not None:
         hard = unit(hard_negatives)
-        more = jnp.einsum("qw,knw->qkn", queries, hard) / temperature
+        more = jnp.einsum("qw,knw->qkn", queries, hard, precision="highest") / temperature
         more = jnp.where(present[None, :, None], more, -jnp.inf)
         forward = jnp.concatenate([forward, more.reshape(len(queries), -1)], axis=1)
     own = jnp.arange(len(queries))

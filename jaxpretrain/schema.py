@@ -163,7 +163,11 @@ def _complete_mixture(name: str, section: Selected, given: Mapping[str, Any]) ->
             for key, setting in parts.own.items()
         }
         rest = {key: value for key, value in values.items() if key not in parts.own}
-        done[part] = _complete_selected(where, section._replace(parts=None), rest) | shared
+        try:
+            done[part] = _complete_selected(where, section._replace(parts=None), rest) | shared
+        except UnknownKey as error:
+            also = [f"{where}.{key}" for key in parts.own]
+            raise UnknownKey(error.key, error.known + also) from None
     return (
         {section.key: "mixture"} | complete_section(name, parts.settings, own) | {parts.key: done}
     )

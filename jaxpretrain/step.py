@@ -44,9 +44,9 @@ def train_step(
         microbatches: into how many parts the rows are divided, one after another.
 
     Returns:
-        The state after the update and float32 scalars: the mean of each sum of the objective,
-        ``loss`` (the sum of its terms), ``grad_norm`` (before clipping), ``learning_rate``,
-        ``predicted`` (the weight of the terms: tokens, or rows).
+        The state after the update and float32 scalars: the mean of each sum of the objective (not
+        a number where its weight is 0), ``loss`` (the sum of its terms), ``grad_norm`` (before
+        clipping), ``learning_rate``, ``predicted`` (the weight of the first term: tokens, or rows).
     """
     progress = progress_at(state.step, total_steps)
     coefficients = objective.balanced(objective.coefficients(progress), state.balance)
@@ -61,11 +61,12 @@ def train_step(
     )
     updates, opt_state = optimizer.update_rule.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics = {name: value.mean() for name, value in sums.items()}
+    # A task whose turn it was not has no loss, rather than one of 0.
+    metrics = {k: jnp.where(v.weight == 0, jnp.nan, v.mean()) for k, v in sums.items()}
     metrics["loss"] = total_loss(coefficients, sums)
     metrics["grad_norm"] = optax.tree.norm(gradient)
     metrics["learning_rate"] = jnp.asarray(optimizer.schedule(state.step), jnp.float32)
-    metrics["predicted"] = sum(weights.values())
+    metrics["predicted"] = sums[objective.token_term or next(iter(coefficients))].weight
     return TrainState(state.step + 1, params, opt_state, state.balance), metrics
 
 

@@ -17,16 +17,13 @@ VOCAB = small_vocab()
 STEPS = 3
 
 
-def backbone(name):
-    """Scanned layers for one objective, a single one for the others, which compiles faster."""
-    less = {} if name == "clm" else {"layers": 1, "scan_layers": False}
-    return small_backbone(VOCAB, dropout=0.1, token_types=2, **less)
+BACKBONE = small_backbone(VOCAB, dropout=0.1, token_types=2, layers=1, scan_layers=False)
 
 
 def run(name, *, microbatches=1, data=1, fsdp=1, steps=STEPS, seed=0):
     """Losses, gradient norms and final parameters of a few steps, dropout on."""
     mesh = make_mesh(data=data, fsdp=fsdp, devices=jax.devices()[: data * fsdp])
-    objective = OBJECTIVES[name]().bind(backbone(name), VOCAB)
+    objective = OBJECTIVES[name]().bind(BACKBONE, VOCAB)
     # SGD-like epsilon: Adam's first steps divide by the gradient's size, which would turn the
     # rounding of a gradient near 0 into a step of full size.
     optimizer = make_optimizer(

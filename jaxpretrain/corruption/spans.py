@@ -14,31 +14,30 @@ from jaxpretrain.types import Array
 
 
 def noise_counts(
-    tokens: Array, density: Array | float, mean_span: Array | float
-) -> tuple[Array, Array]:
+    tokens: np.ndarray, density: float, mean_span: float
+) -> tuple[np.ndarray, np.ndarray]:
     """How many noise tokens and spans a row has (T5: Raffel et al. 2020, arXiv:1910.10683).
 
     ``N = round(tokens * density)``, at least 1 and at most ``tokens - 1``; ``round(N / mean_span)``
     spans, at least 1 and at most as many as there is room for. Halves are rounded to the even
-    number, in float32, as in T5. A row of fewer than 2 tokens has none.
+    number, in float32, as in T5. A row of fewer than 2 tokens has none. It is computed on the host
+    and looked up on the device, whose compiler may round a quotient otherwise.
 
     Args:
-        tokens: int, of any shape, NumPy or JAX.
+        tokens: int, of any shape.
         density: share of the tokens that is noise.
         mean_span: tokens in a span, on average.
 
     Returns:
         int32 arrays of the shape of `tokens`.
     """
-    xp = np if isinstance(tokens, np.ndarray) else jnp
-    tokens = xp.asarray(tokens, np.int32)
-    density, mean_span = xp.asarray(density, np.float32), xp.asarray(mean_span, np.float32)
-    noise = xp.round(tokens.astype(np.float32) * density).astype(np.int32)
-    noise = xp.minimum(xp.maximum(noise, 1), tokens - 1)
-    spans = xp.round(noise.astype(np.float32) / mean_span).astype(np.int32)
-    spans = xp.minimum(xp.maximum(spans, 1), xp.minimum(noise, tokens - noise))
+    tokens = np.asarray(tokens, np.int32)
+    noise = np.round(tokens.astype(np.float32) * np.float32(density)).astype(np.int32)
+    noise = np.minimum(np.maximum(noise, 1), tokens - 1)
+    spans = np.round(noise.astype(np.float32) / np.float32(mean_span)).astype(np.int32)
+    spans = np.minimum(np.maximum(spans, 1), np.minimum(noise, tokens - noise))
     possible = tokens >= 2
-    return xp.where(possible, noise, 0), xp.where(possible, spans, 0)
+    return np.where(possible, noise, 0), np.where(possible, spans, 0)
 
 
 def composition_starts(key: Array, total: Array, parts: Array, size: int) -> Array:

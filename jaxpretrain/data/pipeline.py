@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from jaxpretrain.data.order import Order
+from jaxpretrain.data.order import Order, permute
 from jaxpretrain.data.rows import DocumentRows, PackedRows
 from jaxpretrain.data.tensorflow_quietly import import_tensorflow
 from jaxpretrain.errors import UserError
@@ -83,6 +83,7 @@ def eval_batches(
     process_count: int = 1,
     loader: Loader = "auto",
     limit: int = 0,
+    scattered: bool = False,
 ) -> Iterator[Batch]:
     """Reads every row once, set after set, in stored order.
 
@@ -91,6 +92,8 @@ def eval_batches(
 
     Args: as for `train_batches`, and
         limit: read only so many batches, of rows spread evenly over all; 0 reads all.
+        scattered: read in a fixed random order instead, so that neighbouring windows of one
+            document are not in one batch, for what compares the rows of a batch.
 
     Raises:
         UserError: as for `train_batches`, or there are no rows.
@@ -103,7 +106,11 @@ def eval_batches(
 
     def read(step: int) -> Batch:
         place = step * batch_size + here
-        row_id = np.minimum(place, chosen - 1) * rows.rows_total // chosen
+        row_id = np.minimum(place, chosen - 1)
+        if scattered:
+            row_id = permute(row_id, rows.rows_total, 0)
+        else:
+            row_id = row_id * rows.rows_total // chosen
         set_index, row = rows.find(row_id)
         return rows.read(set_index, np.where(place < chosen, row, -1), pad_id=pad_id)
 

@@ -21,12 +21,12 @@ class HeldOut(NamedTuple):
             objective reports no such number.
         unigram_loss: of the training tokens' frequencies, on the same targets; None where no
             tokens are predicted.
-        token_loss: of those targets: the loss itself, or the term of it that is about tokens.
+        token_loss: of those targets: the loss itself, or the part of it that is about text.
         bits_per_byte: of the text, where the loss is a likelihood of the text or a bound; else
             None.
         bits_per_hidden_byte: of the hidden text given the visible text, where it is not.
-        predicted: number of predicted tokens, or else of rows.
-        parts: the means of all the sums of the objective, by name.
+        predicted: number of predicted tokens, or else the weight of the first term.
+        parts: the means of all the sums of the objective, by name; None where there was nothing.
     """
 
     loss: float
@@ -36,7 +36,7 @@ class HeldOut(NamedTuple):
     bits_per_byte: float | None
     bits_per_hidden_byte: float | None
     predicted: int
-    parts: dict[str, float]
+    parts: dict[str, float | None]
 
     def numbers(self) -> dict[str, float]:
         """All that is a number, in one dict: what a log has a column for."""
@@ -70,7 +70,7 @@ def held_out(
             total = found if total is None else jax.tree.map(np.add, total, found)
         pending = sums
     sums, targets = total
-    parts = {name: float(value.mean()) for name, value in sums.items()}
+    parts = {n: float(value.mean()) if value.weight else None for n, value in sums.items()}
     terms = objective.coefficients(Progress(0, 1.0))
     tokens = objective.token_term is not None
     bytes_predicted = float(np.sum(targets * objective.vocab.piece_bytes))
@@ -85,8 +85,10 @@ def held_out(
         ),
         token_loss=parts[objective.token_term] if tokens else None,
         bits_per_byte=bits if objective.is_likelihood else None,
-        bits_per_hidden_byte=None if objective.is_likelihood else bits,
-        predicted=int(sum(sums[term].weight for term in terms)),
+        bits_per_hidden_byte=(
+            bits if objective.hides_text and not objective.is_likelihood else None
+        ),
+        predicted=int(sums[objective.token_term or next(iter(terms))].weight),
         parts=parts,
     )
 

@@ -68,6 +68,9 @@ def fill_gaps(
         top: how many candidates.
     """
     vocab = tokenizer.vocab
+    # As the objective's rows are enclosed: those of documents, or those of pairs.
+    paired = "packed" not in objective.views
+    first, last = (vocab.cls, vocab.sep) if paired else (vocab.bos, vocab.eos)
     is_word = np.array([len(word) >= 3 and word.isalpha() for word in _words(tokenizer)])
     rng = np.random.default_rng(seed)
     found = sentences(tokens, vocab, shortest=10, longest=min(length - 2, 40))
@@ -79,7 +82,7 @@ def fill_gaps(
         whole[:-1] &= vocab.is_word_start[sentence[1:]]
         places_here = np.flatnonzero(whole)
         if len(places_here) and len(rows) < count:
-            rows.append(np.concatenate([[vocab.bos], sentence, [vocab.eos]]))
+            rows.append(np.concatenate([[first], sentence, [last]]))
             places.append(1 + rng.choice(places_here))
     if not rows:
         return []

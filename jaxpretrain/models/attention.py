@@ -77,7 +77,7 @@ def attention(
             query_BTNH, key_BSKH, value_BSKH, mask_B1TS, bias_1NTS, scale, dropout, dropout_keys
         )
     if implementation != "xla":
-        implementation = _fused_or_plain(query_BTNH, bias_1NTS, implementation)
+        implementation = _fused_or_plain(query_BTNH, key_BSKH, bias_1NTS, implementation)
     return jax.nn.dot_product_attention(
         query_BTNH,
         key_BSKH,
@@ -89,9 +89,10 @@ def attention(
     )
 
 
-def _fused_or_plain(query, bias, asked: str) -> str:
+def _fused_or_plain(query, key, bias, asked: str) -> str:
     """ "cudnn" where that kernel can take the arguments, else "xla", or an error if asked for."""
-    _, length, _, size = query.shape
+    size, lengths = query.shape[3], {query.shape[1], key.shape[1]}
+    length = max(lengths, key=lambda n: n % 2)
     reasons = {
         "an NVIDIA GPU": not jax.devices()[0].device_kind.startswith("NVIDIA"),
         "bfloat16 or float16": query.dtype not in (jnp.bfloat16, jnp.float16),

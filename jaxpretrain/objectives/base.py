@@ -41,7 +41,10 @@ class Objective(ABC):
             per byte of one model can be compared with another's.
         couples_rows: whether the loss of a row depends on the other rows of the batch, so that
             microbatches would change it.
-        token_term: the term that is a cross-entropy over the tokens that `scored` gives; None if
+        hides_text: whether what it predicts is a part of the text, given the rest.
+        special_targets: whether special pieces are among the targets, as sentinels are; the loss
+            over the text alone is then reported as ``text_loss``.
+        token_term: the sum that is a cross-entropy over the tokens that `scored` gives; None if
             no tokens are predicted.
         samples: what a trained model can show of itself: "gaps" that it fills in, "continuations"
             of texts, or None.
@@ -56,6 +59,8 @@ class Objective(ABC):
     visibility: ClassVar[Visibility]
     is_likelihood: ClassVar[bool] = False
     couples_rows: ClassVar[bool] = False
+    hides_text: ClassVar[bool] = True
+    special_targets: ClassVar[bool] = False
     token_term: ClassVar[str | None] = "loss"
     samples: ClassVar[Literal["gaps", "continuations"] | None] = None
     measure_every: ClassVar[int] = 0
@@ -124,7 +129,9 @@ class Objective(ABC):
 
     def scored(self, example: Example) -> tuple[Array, Array]:
         """Token ids that `token_term` is spread over, with weights of the same shape."""
-        return example.targets, example.weights
+        if not self.special_targets:
+            return example.targets, example.weights
+        return example.targets, example.weights * (example.targets >= self.vocab.first_regular)
 
     def check_model(self) -> None:
         """Raises UserError where the objective cannot work with its backbone and vocabulary."""
@@ -224,11 +231,15 @@ class Objective(ABC):
         if example.slots is not None:
             hidden = jnp.take_along_axis(hidden, example.slots[:, :, None], axis=1)
         logits = self.backbone.logits(params, hidden)
-        nats = jnp.sum(token_nats(logits, example.targets) * example.weights, axis=1)
+        each = token_nats(logits, example.targets)
+        nats = jnp.sum(each * example.weights, axis=1)
         counts = jnp.sum(example.weights, axis=1) if example.counts is None else example.counts
         used = (example.weights > 0).astype(jnp.float32)
         sums = {"loss": Sum(jnp.sum(nats), jnp.sum(counts))}
         sums["accuracy"] = accuracy(logits, example.targets, used)
+        if self.special_targets:
+            _, text = self.scored(example)
+            sums["text_loss"] = Sum(jnp.sum(each * text), jnp.sum(text))
         for name, member in (groups or {}).items():
             sums[name] = Sum(jnp.sum(nats * member), jnp.sum(counts * member))
         return sums

@@ -42,7 +42,8 @@ class Contrastive(Objective):
         pooling: the vector of a view: at "cls", its first position; the "mean" over all its
             tokens; or at the "last" one, read causally.
         temperature: what the cosines are divided by.
-        projection: a dense layer and tanh over the pooled vector while training.
+        projection: a dense layer and tanh over the pooled vector, for the loss only: what is used
+            downstream is the pooled vector.
         symmetric: let keys find their queries too, and take the mean.
         hard_negatives: copies of each row, with some tokens replaced by random ones, that are
             negatives of every query.

@@ -33,6 +33,9 @@ class FIM(Objective):
     samples = "continuations"
     views = ("document",)
     visibility = "causal"
+    hides_text = False
+    special_targets = True
+    token_term = "text_loss"
 
     rate: float = 0.5
     spm_share: float = 0.5

@@ -52,8 +52,8 @@ class Mixture(Objective):
     """A weighted sum of the losses of several objectives that train the same backbone.
 
     What each reads of a step is decided by `mode`. In held-out evaluation every task reads every
-    row, so its loss is that of a run with this objective alone, and "loss" is the sum with the
-    weights at the end of the training.
+    row, on the masks of a run with its objective alone; "loss" is the sum with the weights at the
+    end of the training (and learned factors, but not those of "equal_share").
 
     Attributes:
         tasks: the objectives, with their weights and shares.
@@ -90,11 +90,13 @@ class Mixture(Objective):
                 "with its name, its keys and a weight"
             )
         weights = {task.name: task.weight for task in self.tasks}
-        if sum(weights.values()) == 0 and all(t.final_weight <= 0 for t in self.tasks):
-            raise UserError(
-                f"the weights of objective.tasks are {weights}, which sum to zero: nothing would "
-                "be trained"
-            )
+        ends = {t.name: t.weight if t.final_weight < 0 else t.final_weight for t in self.tasks}
+        for when, values in (("weights", weights), ("final weights", ends)):
+            if sum(values.values()) == 0:
+                raise UserError(
+                    f"the {when} of objective.tasks are {values}, which sum to zero: nothing would "
+                    "be trained"
+                )
         require("measure_every", self.measure_every, self.measure_every >= 0, "0 or more")
         require("alarm_share", self.alarm_share, 0 < self.alarm_share < 1, "between 0 and 1")
         require("alarm_after", self.alarm_after, self.alarm_after >= 1, "at least 1")
@@ -147,10 +149,11 @@ class Mixture(Objective):
                 "pass: only cross-entropies over the tokens of a single stack can; use mode=split"
             )
         for task in self.tasks:
-            rows = batch_size * task.share // period if self.mode == "split" else batch_size
-            task.objective.check_run(
-                length=length, batch_size=rows, devices=devices, microbatches=microbatches
-            )
+            own = batch_size * task.share // period if self.mode == "split" else batch_size
+            for rows in {own, batch_size}:  # in training, and in held-out evaluation
+                task.objective.check_run(
+                    length=length, batch_size=rows, devices=devices, microbatches=microbatches
+                )
 
     def init(self, key: Array) -> dict:
         """See `Objective.init`: each task's own parameters under its name."""
@@ -171,7 +174,8 @@ class Mixture(Objective):
         made = {}
         for number, task in enumerate(self.tasks):
             rows = self._rows_of(batch, number) if train and self.mode == "split" else batch
-            task_key = jax.random.fold_in(key, zlib.crc32(task.name.encode()))
+            # Held out, a task is measured as a run with its objective alone would be.
+            task_key = jax.random.fold_in(key, zlib.crc32(task.name.encode())) if train else key
             made[task.name] = task.objective.example(rows, task_key, train=train, progress=progress)
         if not (train and self.mode == "shared"):
             return {k: e for k, (e, _) in made.items()}, {k: keys for k, (_, keys) in made.items()}
@@ -197,7 +201,7 @@ class Mixture(Objective):
         if self.weighting != "uncertainty":
             return found
         weighted = {f"{name}/weighted": factor for name, factor in found.items()}
-        return weighted | {f"{task.name}/log_variance": 1.0 for task in self.tasks}
+        return weighted | {f"{t.name}/log_variance": t.weight_at(progress) for t in self.tasks}
 
     def initial_balance(self) -> dict[str, Array]:
         """See `Objective.initial_balance`."""
@@ -311,7 +315,7 @@ class Mixture(Objective):
     def _with_uncertainty(self, raw: dict, weighted, params: dict | None = None) -> dict:
         """Adds, for learned weights, the terms that are minimised to those that are reported.
 
-        With the log variance s of a task, ``exp(-s) * loss + s`` is minimised.
+        With the log variance s of a task, ``exp(-s) * loss + s`` is minimised, times its weight.
         """
         if self.weighting != "uncertainty":
             return raw

@@ -2,15 +2,18 @@
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 
 from jaxpretrain.losses import cross_entropy
 from jaxpretrain.models.flops import block_flops
 from jaxpretrain.models.heads import next_depth
-from jaxpretrain.models.layers import split_keys
 from jaxpretrain.objectives.base import require
 from jaxpretrain.objectives.clm import CLM
 from jaxpretrain.types import Example, Sums
+
+# Far from the numbers that the backbone splits a row's key by.
+MODULE = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,24 +24,25 @@ class MTP(CLM):
     One module for each further token, one after another: it reads the stream of the one before and
     the embedding of one more token, and predicts the next with the same embeddings and head. The
     modules are trained besides the backbone and are not needed to use it. Bits per byte are those
-    of the next token, the term "loss".
+    of the next token, the term "next_loss".
 
     Attributes:
         depth: how many tokens after the next one are predicted.
-        weight: factor on the mean loss over the depths (the paper has 0.3, later 0.1).
+        ahead_weight: factor on the mean loss over the depths (the paper has 0.3, later 0.1).
 
     Raises:
         UserError: a depth below 1 or a negative weight.
     """
 
     name = "mtp"
+    token_term = "next_loss"
 
     depth: int = 1
-    weight: float = 0.3
+    ahead_weight: float = 0.3
 
     def __post_init__(self):
         require("depth", self.depth, self.depth >= 1, "at least 1")
-        require("weight", self.weight, self.weight >= 0, "0 or more")
+        require("ahead_weight", self.ahead_weight, self.ahead_weight >= 0, "0 or more")
 
     def heads(self):
         """See `Objective.heads`: one module for each depth."""
@@ -46,11 +50,11 @@ class MTP(CLM):
 
     def coefficients(self, progress):
         """See `Objective.coefficients`."""
-        return {"loss": 1.0} | dict.fromkeys(self.heads(), self.weight / self.depth)
+        return {"next_loss": 1.0} | dict.fromkeys(self.heads(), self.ahead_weight / self.depth)
 
     def term_weights(self, example: Example):
         """See `Objective.term_weights`."""
-        weights = {"loss": jnp.sum(example.weights)}
+        weights = {"next_loss": jnp.sum(example.weights)}
         for d in range(1, self.depth + 1):
             weights[self._term(d)] = jnp.sum(self._targets(example, d)[1])
         return weights
@@ -59,6 +63,7 @@ class MTP(CLM):
         """See `Objective.loss`; ``loss_ahead_d`` is that of depth d."""
         hidden = self.encode(params, example, keys if train else None)
         sums = self.token_sums(params, hidden, example)
+        sums["next_loss"] = sums.pop("loss")
         for d, (name, module) in enumerate(self.heads().items(), start=1):
             # Depth d reads token i + d at position i; past the end of a segment nothing counts.
             token = self.backbone.embed_tokens(params, jnp.roll(example.inputs, -d, axis=1))
@@ -67,7 +72,7 @@ class MTP(CLM):
                 token,
                 example.segments,
                 example.positions,
-                split_keys(keys, d + 1)[d] if train else None,
+                jax.vmap(jax.random.fold_in, (0, None))(keys, MODULE + d) if train else None,
             )
             logits = self.backbone.logits(params, hidden)
             sums[name] = cross_entropy(logits, *self._targets(example, d))

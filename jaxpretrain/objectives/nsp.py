@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from jaxpretrain.corruption.pairs import Pairs, next_sentence_pairs
+from jaxpretrain.errors import UserError
 from jaxpretrain.losses import accuracy, cross_entropy
 from jaxpretrain.models.flops import forward_flops
 from jaxpretrain.models.heads import classifier
@@ -33,6 +34,15 @@ class NSP(Objective):
         """See `Objective.check_model`."""
         self.require_single_stack()
         self.require_token_types()
+
+    def check_run(self, *, batch_size: int, **rows) -> None:
+        """See `Objective.check_run`: a row needs others to take a second part from."""
+        super().check_run(batch_size=batch_size, **rows)
+        if batch_size < 2:
+            raise UserError(
+                f"{self.name} pairs each row with another one, and has {batch_size} row of the "
+                "step: raise data.batch_size"
+            )
 
     def heads(self):
         """See `Objective.heads`."""

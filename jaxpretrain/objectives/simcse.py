@@ -24,7 +24,8 @@ class SimCSE(Contrastive):
     def check_model(self) -> None:
         """See `Objective.check_model`."""
         super().check_model()
-        if not self.backbone.config.dropout:
+        config = self.backbone.config
+        if not (config.dropout or config.attention_dropout):
             raise UserError(
                 "simcse tells two passes over a text apart by dropout, and model.dropout is 0: set "
                 "model.dropout=0.1"

@@ -30,6 +30,9 @@ class Denoiser(SequenceToSequence):
     are random compositions.
     """
 
+    special_targets = True
+    token_term = "text_loss"
+
     @abstractmethod
     def noises(self, train: bool) -> list[tuple[float, float]]:
         """The noise densities and mean span lengths that a row may meet."""
@@ -58,15 +61,14 @@ class Denoiser(SequenceToSequence):
         """See `SequenceToSequence`."""
         return self._sizes(length, train)[2]
 
-    def draw(self, keys: Array, lengths: Array, *, train: bool):
-        """Noise density and mean span length of each row, a mode piece before it, and groups.
+    def draw(self, keys: Array, *, train: bool):
+        """Which of the noises each row meets, a mode piece before it, and groups.
 
         Returns:
-            Two float arrays that broadcast over rows, the mode pieces int32 ``[rows]`` or None,
-            and `Example.extra`.
+            Indices into `noises`, int32 ``[rows]``, the mode pieces, int32 ``[rows]`` or None, and
+            `Example.extra`.
         """
-        density, mean = self.noises(train)[0]
-        return density, mean, None, None
+        return jnp.zeros(keys.shape[0], jnp.int32), None, None
 
     def sequences(self, keys, batch: Batch, *, train: bool) -> TwoSequences:
         """See `SequenceToSequence`."""
@@ -76,8 +78,10 @@ class Denoiser(SequenceToSequence):
         sentinels = jnp.asarray(vocab.sentinels, jnp.int32)
         draw_keys, mask_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         lengths = jnp.sum(batch.segments > 0, axis=1)
-        density, mean, modes, extra = self.draw(draw_keys, lengths, train=train)
-        noise, spans = noise_counts(lengths, density, mean)
+        picked, modes, extra = self.draw(draw_keys, train=train)
+        # Noise tokens and spans by noise and length of the row.
+        table = np.array([noise_counts(np.arange(length + 1), *n) for n in self.noises(train)])
+        noise, spans = (jnp.asarray(table[:, i])[picked, lengths] for i in range(2))
         mode_piece = jnp.zeros_like(lengths) if modes is None else modes
         eos = single(vocab.eos)
 

@@ -67,7 +67,7 @@ class UL2(Denoiser):
         """See `Denoiser`."""
         return True
 
-    def draw(self, keys: Array, lengths: Array, *, train: bool):
+    def draw(self, keys: Array, *, train: bool):
         """See `Denoiser`: one denoiser for each row."""
         published = {"r": 2, "s": 1, "x": 4}
         shares = {"r": self.r_share, "s": self.s_share, "x": self.x_share}
@@ -75,12 +75,10 @@ class UL2(Denoiser):
         weights = np.array([shares[mode] / published[mode] for mode, _, _ in DENOISERS])
         logits = jnp.log(jnp.asarray(weights / weights.sum(), jnp.float32))
         picked = jax.vmap(lambda key: jax.random.categorical(key, logits))(keys)
-        noises = np.array(self.noises(train), np.float32)
         pieces = {"r": self.vocab.mode_r, "s": self.vocab.mode_s, "x": self.vocab.mode_x}
         piece_of = jnp.array([pieces[mode] for mode, _, _ in DENOISERS], jnp.int32)
         mode_of = jnp.array([MODES.index(mode) for mode, _, _ in DENOISERS], jnp.int32)
-        density, mean = jnp.asarray(noises[:, 0])[picked], jnp.asarray(noises[:, 1])[picked]
-        return density, mean, piece_of[picked], {"mode": mode_of[picked]}
+        return picked, piece_of[picked], {"mode": mode_of[picked]}
 
     def groups(self, example: Example):
         """See `Objective.groups`: one for each mode."""

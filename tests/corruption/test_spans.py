@@ -3,7 +3,6 @@
 from collections import Counter
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
@@ -44,9 +43,8 @@ def test_counts_are_those_of_the_reference():
     for density, mean in ((0.15, 3.0), (0.15, 8.0), (0.5, 3.0), (0.5, 64.0), (0.3, 1.0)):
         lengths = np.arange(0, 1500)
         expected = np.array([reference.noise_counts(int(n), density, mean) for n in lengths])
-        for convert in (np.asarray, jnp.asarray):
-            found = np.stack(noise_counts(convert(lengths), density, mean), axis=1)
-            np.testing.assert_array_equal(found, expected)
+        found = np.stack(noise_counts(lengths, density, mean), axis=1)
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_the_lengths_of_t5_come_out():

@@ -212,39 +212,45 @@ def test_no_leak_of_what_is_hidden(case):
     assert probed >= 2
 
 
+def run(objective, train, params, batch):
+    example, keys = objective.example(batch, KEY, train=train, progress=PROGRESS)
+    return objective.loss(params, example, keys, train=train, progress=PROGRESS)
+
+
+def program(objective, case, train) -> str:
+    return str(jax.make_jaxpr(partial(run, objective, train))(case.params, case.batch))
+
+
 def test_tracing_is_pure(case):
     """Two traces give the same program: nothing is drawn or kept on the Python side."""
-
-    def program(batch):
-        example, keys = case.objective.example(batch, KEY, train=True, progress=PROGRESS)
-        return case.objective.loss(case.params, example, keys, train=True, progress=PROGRESS)
-
-    assert str(jax.make_jaxpr(program)(case.batch)) == str(jax.make_jaxpr(program)(case.batch))
+    assert program(case.objective, case, True) == program(case.objective, case, True)
 
 
-def run(objective, params, batch):
-    example, keys = objective.example(batch, KEY, train=False, progress=PROGRESS)
-    return objective.loss(params, example, keys, train=False, progress=PROGRESS)
+def test_evaluation_is_deterministic_and_has_no_dropout(case):
+    """Its program is that of a model which has no dropout."""
+    a, b = (case.example[False](case.batch, KEY) for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, a[0], b[0])
+    if case.objective.name == "simcse":  # dropout is its corruption
+        return
+    still = dataclasses.replace(case.objective, backbone=case.backbone(dropout=0.0))
+    assert program(case.objective, case, False) == program(still, case, False)
+    assert program(case.objective, case, True) != program(still, case, True)
 
 
-def test_evaluation_is_deterministic_and_the_same_on_one_and_eight_devices(case):
+def test_one_and_eight_devices_agree(case):
     mesh = make_mesh(data=4, fsdp=2)
     placed = parameter_shardings(mesh, case.objective.axes(), case.params)
     over_mesh = jax.jit(
-        partial(run, case.objective),
+        partial(run, case.objective, True),
         in_shardings=(placed, batch_sharding(mesh)),
         out_shardings=NamedSharding(mesh, PartitionSpec()),
     )
-    a, b = (over_mesh(case.params, case.batch) for _ in range(2))
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-    # On one device, with a model that has no dropout to be left on (but what simcse corrupts by).
-    plain = case.objective
-    if plain.name != "simcse":
-        plain = dataclasses.replace(plain, backbone=case.backbone(dropout=0.0))
+    assert_sums_close(case.sums(case.batch), over_mesh(case.params, case.batch))
+
+
+def test_compiled_and_eager_agree(case):
     if case.eager:
-        assert_sums_close(a, run(plain, case.params, case.batch))
-    else:
-        assert_sums_close(a, jax.jit(partial(run, plain))(case.params, case.batch))
+        assert_sums_close(case.sums(case.batch), run(case.objective, True, case.params, case.batch))
 
 
 def test_gradients_are_finite_in_bfloat16(case):

@@ -136,9 +136,9 @@ def test_held_out_every_task_reads_every_row_as_if_alone():
     params = objective.init(jax.random.key(0))
     batch = small_batch(3, VOCAB, rows=8, length=16)
     sums, _ = sums_of(objective, params, batch, train=False)
-    clm, _ = sums_of(objective.tasks[1].objective, params, batch, train=False)
-    np.testing.assert_allclose(sums["the_clm/loss"], clm["loss"], rtol=1e-5)
-    assert sums["the_mlm/loss"].weight > 0
+    for task in objective.tasks:
+        own, _ = sums_of(task.objective, params, batch, train=False)
+        np.testing.assert_allclose(sums[f"{task.name}/loss"], own["loss"], rtol=1e-5)
 
 
 def test_own_parameters_are_under_the_name_of_the_task():
@@ -258,27 +258,30 @@ def test_adapted_factors_bring_the_shares_to_the_proportion_of_the_weights():
     found = {name: float(factors[name]) * norms[name] for name in norms}
     assert found["a"] / (found["a"] + found["b"]) == pytest.approx(0.25)
     assert sum(weights[n] * float(factors[n]) for n in weights) == pytest.approx(4.0)
+    # A task without a gradient on this batch, or without weight, keeps its factor.
+    kept = adapted({"a": 0.5, "b": 2.0}, norms | {"b": 0.0}, weights, first=jnp.bool_(False))
+    assert float(kept["b"]) == pytest.approx(2.0 * 4.0 / 6.5)
+    off = adapted({"a": 1.0, "b": 1.0}, norms, {"a": 0.0, "b": 0.0}, first=jnp.bool_(True))
+    assert [float(x) for x in off.values()] == [1.0, 1.0]
     half = adapted({"a": 1.0, "b": 1.0}, norms, weights, first=jnp.bool_(False))
     assert float(factors["a"]) < float(half["a"]) < 1.0
 
 
 def test_the_watch_says_once_who_drowns_out_the_others_and_what_to_change():
-    watch = Watch(mixture("mlm", "clm", alarm_share=0.8, alarm_after=2))
+    watch = Watch(mixture("mlm", "clm", weights=[4.0, 1.0], alarm_share=0.8, alarm_after=2))
 
     def see(share):
         return watch.see(
             {
                 "gradient_share/the_mlm": share,
                 "gradient_share/the_clm": 1 - share,
-                "task_weight/the_mlm": 4.0,
-                "task_weight/the_clm": 1.0,
             }
         )
 
     assert [see(share) for share in (0.9, 0.7, 0.9)] == [None] * 3
     line = see(0.8 + 1e-6)
     assert "the_mlm has held 80% of the gradient at the last 2 measurements" in line
-    assert "lower objective.tasks.the_mlm.weight, now 4, to about 1" in line
+    assert "lower objective.tasks.the_mlm.weight, 4, to about 1" in line
     assert see(0.95) is None
 
 

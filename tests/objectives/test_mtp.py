@@ -54,9 +54,9 @@ def test_no_depth_sees_what_it_predicts():
 
 
 def test_the_first_term_is_that_of_clm_and_the_others_are_averaged():
-    objective = MTP(depth=2, weight=0.6).bind(BACKBONE, VOCAB)
+    objective = MTP(depth=2, ahead_weight=0.6).bind(BACKBONE, VOCAB)
     assert objective.coefficients(None) == {
-        "loss": 1.0,
+        "next_loss": 1.0,
         "loss_ahead_1": 0.3,
         "loss_ahead_2": 0.3,
     }
@@ -64,4 +64,4 @@ def test_the_first_term_is_that_of_clm_and_the_others_are_averaged():
     plain = dataclasses.replace(MTP(depth=1).bind(BACKBONE, VOCAB))
     example = objective.corrupt(None, BATCH, train=False, progress=None)
     both = [o.loss(params, example, None, train=False, progress=None) for o in (objective, plain)]
-    np.testing.assert_array_equal(both[0]["loss"], both[1]["loss"])
+    np.testing.assert_array_equal(both[0]["next_loss"], both[1]["next_loss"])

@@ -10,6 +10,11 @@ from jaxpretrain.step import jit_eval_step, jit_train_step
 from jaxpretrain.types import Batch
 from support.small import SPECIAL
 
+# Programs that run long are worth more compiling than `conftest.py` allows.
+OPTIMISED = {
+    "xla_backend_optimization_level": "2",
+    "xla_llvm_disable_expensive_passes": "false",
+}
 HELD_OUT = 10**6  # seed of the first held-out batch; training counts from 0
 
 
@@ -41,6 +46,7 @@ def trained(objective, text, *, steps: int, learning_rate: float = 3e-3) -> dict
     abstract = abstract_state(objective, optimizer, make_mesh(devices=jax.devices()[:1]))
     state = init_state(objective, optimizer, 0, abstract)
     step = jit_train_step(objective, optimizer, abstract, seed=0, total_steps=steps, microbatches=1)
+    step = step.lower(state, text(0)).compile(compiler_options=OPTIMISED)
     for number in range(steps):
         state, _ = step(state, text(number))
     return state.params
