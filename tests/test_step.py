@@ -57,8 +57,6 @@ def whole(request):
     "how",
     [
         {"microbatches": 4},
-        {"data": 8},
-        {"data": 1, "fsdp": 8},
         {"data": 2, "fsdp": 4, "microbatches": 2},
     ],
     ids=str,
