@@ -44,7 +44,7 @@ ensure_env "$device" test
 
 if [ -n "$parallel" ]; then
   workers=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
-  set -- -n "$((workers < 4 ? workers : 4))" --dist loadgroup "$@"
+  set -- -n "$((workers < 4 ? workers : 4))" --dist loadfile "$@"
 fi
 cd "$root"
 exec "$venv/bin/python" -m pytest "$@"

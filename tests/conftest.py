@@ -27,13 +27,6 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 import pytest  # noqa: E402
 
 
-def pytest_collection_modifyitems(items):
-    """A file's tests go to one worker, since they share what they compile, unless they say more."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
-
-
 @pytest.fixture(scope="session")
 def tiny_config_file(tmp_path_factory):
     """A config file whose token store is prepared; see `support.tiny_run`."""

@@ -109,7 +109,7 @@ def test_fsdp_divides_parameters_and_moments_by_the_devices():
         if leaf.shape == kernel.shape
     ]
     assert len(moments) == 2
-    assert {m.sharding.shard_shape(m.shape) for m in moments} == {(2, 4, 128)}
+    assert {m.sharding.shard_shape(m.shape) for m in moments} == {(1, 4, 128)}
     scale = abstract.params["stack"]["final_norm"]["scale"]
     assert scale.sharding.spec == jax.sharding.PartitionSpec(None)
 

@@ -21,7 +21,7 @@ from jaxpretrain.state import abstract_state, init_state
 from jaxpretrain.step import jit_train_step, run_key
 from support.markov import MarkovSource
 from support.small import document_rows, progress_at, small_backbone, small_batch, small_vocab
-from support.truth import as_batch, held_out
+from support.truth import OPTIMISED, as_batch, held_out
 
 VOCAB = small_vocab()
 KEY = jax.random.key(5)
@@ -69,7 +69,6 @@ def alone(task, params, batch, rows):
 SHARED = {
     "packed": ("mlm", "clm", "masked_diffusion"),
     "document": ("prefix_lm", "span_corruption", "fim", "mlm"),
-    "both ways": ("mlm", "masked_diffusion"),
     "few slots": ("mlm", "span_corruption"),
 }
 
@@ -87,7 +86,12 @@ def test_one_pass_gives_what_a_pass_for_each_task_gives(names):
         found = sums[f"{task.name}/loss"]
         np.testing.assert_allclose(found.total, expected.total, rtol=2e-5)
         np.testing.assert_allclose(found.weight, expected.weight, rtol=1e-6)
-    assert objective.visibility == ("full" if "both" in str(names) else objective.visibility)
+
+
+def test_a_shared_pass_has_the_visibility_that_all_its_tasks_have():
+    assert mixture("mlm", "masked_diffusion", mode="shared").visibility == "full"
+    assert mixture("clm", "fim", mode="shared").visibility == "causal"
+    assert mixture("mlm", "clm", mode="shared").visibility == "prefix"
 
 
 def test_tasks_are_drawn_at_their_shares():
@@ -225,7 +229,7 @@ def prepared(objective, steps=300):
     return optimizer, abstract, init_state(objective, optimizer, 0, abstract), settings
 
 
-@pytest.mark.parametrize("mode", ["split", "shared", "alternate"])
+@pytest.mark.parametrize("mode", ["split", "alternate"])
 def test_shares_and_cosines_are_those_of_the_gradients(mode):
     objective = mixture("mlm", "clm", weights=[1.0, 3.0], mode=mode).bind(BACKBONE, VOCAB)
     _, _, state, settings = prepared(objective)
@@ -304,7 +308,7 @@ def test_equal_shares_mend_a_mixture_built_to_be_lopsided():
     source = MarkovSource.random(8, seed=6, concentration=0.3)
     vocab = small_vocab(regular=8)
     backbone = small_backbone(vocab, width=32, heads=4, layers=1, scan_layers=False)
-    steps = 250
+    steps = 200
 
     def text(seed):
         return as_batch(source.sample(np.random.default_rng(seed), 16, 32), first=32 * seed)
@@ -317,6 +321,7 @@ def test_equal_shares_mend_a_mixture_built_to_be_lopsided():
         mixed = Mixture(tasks=tasks, weighting=weighting, measure_every=25).bind(backbone, vocab)
         optimizer, abstract, state, settings = prepared(mixed, steps)
         step = jit_train_step(mixed, optimizer, abstract, **settings)
+        step = step.lower(state, text(0)).compile(compiler_options=OPTIMISED)
         look = jit_measure(mixed, abstract, **settings)
         watch, warnings, shares = Watch(mixed), [], []
         for number in range(steps):

@@ -11,10 +11,7 @@ from jaxpretrain.types import Batch
 from support.small import SPECIAL
 
 # Programs that run long are worth more compiling than `conftest.py` allows.
-OPTIMISED = {
-    "xla_backend_optimization_level": "2",
-    "xla_llvm_disable_expensive_passes": "false",
-}
+OPTIMISED = {"xla_backend_optimization_level": 2, "xla_llvm_disable_expensive_passes": False}
 HELD_OUT = 10**6  # seed of the first held-out batch; training counts from 0
 
 
