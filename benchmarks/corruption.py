@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpretrain.data.tokenizer import Vocab
+from jaxpretrain.data.vocab import Vocab, special_ids
 from jaxpretrain.models.config import TransformerConfig
 from jaxpretrain.models.transformer import Backbone
 from jaxpretrain.objectives import OBJECTIVES, Mixture
@@ -31,27 +31,14 @@ GOAL = 0.02
 
 def vocabulary(size: int) -> Vocab:
     """The layout of the project's tokenizers, with a word start at every third piece."""
-    place = np.arange(size)
+    place, ids = np.arange(size), special_ids()
+    text = place >= ids["first_regular"]
     return Vocab(
         size=size,
-        pad=0,
-        unk=1,
-        bos=2,
-        eos=3,
-        cls=4,
-        sep=5,
-        mask=6,
-        sentinels=tuple(range(7, 107)),
-        fim_prefix=107,
-        fim_middle=108,
-        fim_suffix=109,
-        mode_r=110,
-        mode_s=111,
-        mode_x=112,
-        first_regular=113,
-        is_word_start=(place >= 113) & (place % 3 == 0),
-        is_sentence_end=(place >= 113) & (place % 25 == 0),
-        piece_bytes=np.where(place < 113, 0, 3).astype(np.int32),
+        **ids,
+        is_word_start=text & (place % 3 == 0),
+        is_sentence_end=text & (place % 25 == 0),
+        piece_bytes=np.where(text, 3, 0).astype(np.int32),
     )
 
 
@@ -134,8 +121,7 @@ def main() -> int:
     for name, cls in OBJECTIVES.items():
         if cls is Mixture:  # costs what its tasks cost
             continue
-        model = backbone
-        seconds = corruption_seconds(name, model, vocab, batch, options.repeats)
+        seconds = corruption_seconds(name, backbone, vocab, batch, options.repeats)
         worst = max(worst, seconds / step)
         print(f"  {name:<18} {1000 * seconds:9.2f} ms   {seconds / step:8.3%} of a step")
     print(f"worst {worst:.3%}, goal {GOAL:.0%}: {'met' if worst <= GOAL else 'MISSED'}")

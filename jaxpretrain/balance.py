@@ -74,10 +74,11 @@ def measure(
         balance = adapted(balance, norms, weights, first=state.step == 0)
     metrics = {}
     factors = {name: balance.get(name, jnp.ones(())) for name in names}
+    learned = mixture.learned_factors(state.params)  # which the norms have in them
     total = sum(factors[name] * norms[name] for name in names)
     for name in names:
         metrics[f"gradient_share/{name}"] = factors[name] * norms[name] / jnp.maximum(total, 1e-30)
-        metrics[f"task_weight/{name}"] = factors[name] * weights[name]
+        metrics[f"task_weight/{name}"] = factors[name] * learned[name] * weights[name]
     for a, b in itertools.combinations(names, 2):
         product = optax.tree.vdot(gradients[a], gradients[b])
         metrics[f"gradient_cosine/{a}~{b}"] = product / jnp.maximum(norms[a] * norms[b], 1e-30)
@@ -174,7 +175,7 @@ class Watch:
                 self._said.add(task.name)
                 fair = (1 - share) / (len(mixture.tasks) - 1)
                 lower = (
-                    f"lower objective.tasks.{task.name}.weight, {task.weight:.3g}, to about "
+                    f"lower objective.tasks.{task.name}.weight from {task.weight:.3g} to about "
                     f"{max(task.weight * fair / share, 1e-6):.2g}"
                 )
                 balanced = mixture.weighting == "equal_share"

@@ -12,7 +12,6 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -20,29 +19,10 @@ from typing import Literal
 import numpy as np
 import sentencepiece
 
+from jaxpretrain.data.vocab import NAMES, SPECIAL, Vocab, special_ids
 from jaxpretrain.errors import UserError
 
-SENTINELS = 100
-NAMES = {
-    "pad": "<pad>",
-    "unk": "<unk>",
-    "bos": "<s>",
-    "eos": "</s>",
-    "cls": "[CLS]",
-    "sep": "[SEP]",
-    "mask": "[MASK]",
-    "sentinels": tuple(f"<extra_id_{i}>" for i in range(SENTINELS)),
-    "fim_prefix": "<fim_prefix>",
-    "fim_middle": "<fim_middle>",
-    "fim_suffix": "<fim_suffix>",
-    "mode_r": "[NLU]",
-    "mode_s": "[S2S]",
-    "mode_x": "[NLG]",
-}
-"""The special pieces by their names in `Vocab`, in the order of their ids, which begin at 0."""
-_SPECIAL = [n for names in NAMES.values() for n in ([names] if isinstance(names, str) else names)]
-
-SMALLEST_VOCAB = len(_SPECIAL) + 1 + 256  # and a newline and the bytes
+SMALLEST_VOCAB = len(SPECIAL) + 1 + 256  # and a newline and the bytes
 # SentencePiece writes a space as U+2581, so it cannot carry that character itself: `encode` splices
 # in its UTF-8 bytes. Text to train on is also cut at U+2585 and NUL, which would make SentencePiece
 # drop the line.
@@ -63,52 +43,6 @@ _SENTENCE_END = re.compile(
     r"[\"')\]}\u00bb\u2019\u201d\u300d\u300f\uff09]*\Z|\n"
 )
 _UNSPACED = {"CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR"}
-
-
-@dataclass(frozen=True, eq=False)
-class Vocab:
-    """What device code needs to know of a vocabulary. Compared and hashed by identity.
-
-    Attributes:
-        size: number of ids.
-        pad, unk, bos, eos, cls, sep, mask: ids of the special pieces. Text never gives `unk`.
-        sentinels: 100 ids, ``<extra_id_0>`` first.
-        fim_prefix, fim_middle, fim_suffix: ids for fill-in-the-middle.
-        mode_r, mode_s, mode_x: ids of UL2's mode tokens, ``[NLU]``, ``[S2S]`` and ``[NLG]``.
-        first_regular: ids from here on stand for text (a newline, single bytes, pieces of text);
-            all below are special.
-        is_word_start: bool [size]; the piece begins with a space, is a newline, or begins with a
-            character that is no letter, mark or digit (punctuation is a word of its own). In the
-            scripts that are written without spaces (Chinese, Japanese, Thai …) every piece starts
-            a word. A single byte of a longer character never does.
-        is_sentence_end: bool [size]; the piece ends in ``.``, ``!``, ``?`` or the like of other
-            scripts, closing quotes or brackets allowed after it, or is a newline. By the piece
-            alone: the dot of "3.14" is one too; ask that a word start follows with a space.
-        piece_bytes: int32 [size]; bytes of UTF-8 text that the piece stands for, 0 for special
-            pieces. ``"\\n"`` counts 0 and `eos` -1, to make up for the spaces put before lines; so
-            the sum over a stored document is its text's size (1 less where that is empty or begins
-            with a newline).
-    """
-
-    size: int
-    pad: int
-    unk: int
-    bos: int
-    eos: int
-    cls: int
-    sep: int
-    mask: int
-    sentinels: tuple[int, ...]
-    fim_prefix: int
-    fim_middle: int
-    fim_suffix: int
-    mode_r: int
-    mode_s: int
-    mode_x: int
-    first_regular: int
-    is_word_start: np.ndarray
-    is_sentence_end: np.ndarray
-    piece_bytes: np.ndarray
 
 
 class Tokenizer:
@@ -136,8 +70,8 @@ class Tokenizer:
             self._model.LoadFromSerializedProto(model_bytes)
         except (RuntimeError, ValueError):
             raise UserError(f"{name} is not a SentencePiece model, or is damaged") from None
-        special = [self._model.IdToPiece(i) for i in range(min(len(self._model), len(_SPECIAL)))]
-        for number, piece in enumerate(_SPECIAL):
+        special = [self._model.IdToPiece(i) for i in range(min(len(self._model), len(SPECIAL)))]
+        for number, piece in enumerate(SPECIAL):
             if special[number : number + 1] != [piece]:
                 raise UserError(
                     f"{name} lacks the special piece {piece} at id {number}; "
@@ -207,7 +141,7 @@ class Tokenizer:
                 unk_piece=NAMES["unk"],
                 bos_piece=NAMES["bos"],
                 eos_piece=NAMES["eos"],
-                control_symbols=_SPECIAL[4:],
+                control_symbols=SPECIAL[4:],
                 user_defined_symbols=["\n"],
                 num_threads=_THREADS,
                 minloglevel=2,
@@ -305,7 +239,7 @@ class Tokenizer:
         ids = np.asarray(ids, np.int64).reshape(-1)
         if ids.size and not 0 <= ids.min() <= ids.max() < len(self._model):
             raise ValueError(f"ids must lie in [0, {len(self._model)}): {ids.min()}…{ids.max()}")
-        return _LINE_START.sub("", self._model.Decode(ids[ids >= len(_SPECIAL)].tolist()))
+        return _LINE_START.sub("", self._model.Decode(ids[ids >= len(SPECIAL)].tolist()))
 
     @cached_property
     def vocab(self) -> Vocab:
@@ -313,24 +247,19 @@ class Tokenizer:
         texts = [self._text(number) for number in range(size)]
         lengths = [0 if text is None else len(text) for text in texts]
         lengths[self._newline] = 0
-        lengths[_SPECIAL.index(NAMES["eos"])] = -1
+        lengths[SPECIAL.index(NAMES["eos"])] = -1
         strings = ["" if text is None else text.decode(errors="ignore") for text in texts]
-        ids, index = {}, {piece: number for number, piece in enumerate(_SPECIAL)}
-        for field, names in NAMES.items():
-            is_one = isinstance(names, str)
-            ids[field] = index[names] if is_one else tuple(index[name] for name in names)
         return Vocab(
             size=size,
-            first_regular=len(_SPECIAL),
             is_word_start=_table([_starts_word(s) for s in strings], bool),
             is_sentence_end=_table([bool(_SENTENCE_END.search(s)) for s in strings], bool),
             piece_bytes=_table(lengths, np.int32),
-            **ids,
+            **special_ids(),
         )
 
     def _text(self, number: int) -> bytes | None:
         """The UTF-8 that a piece stands for (part of a character for some byte pieces)."""
-        if number < len(_SPECIAL):
+        if number < len(SPECIAL):
             return None
         piece = self._model.IdToPiece(number)
         if self._model.IsByte(number):

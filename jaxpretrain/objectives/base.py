@@ -51,7 +51,7 @@ class Objective(ABC):
         measure_every: steps between two measurements of how the terms share the gradient; 0 means
             never.
         backbone: the model, set by `bind`.
-        vocab: `jaxpretrain.data.tokenizer.Vocab`, set by `bind`.
+        vocab: `jaxpretrain.data.vocab.Vocab`, set by `bind`.
     """
 
     name: ClassVar[str]

@@ -171,25 +171,48 @@ class Mixture(Objective):
 
     def example(self, batch: Batch, key: Array, *, train: bool, progress: Progress) -> Any:
         """See `Objective.example`: examples and keys by task, or one for the shared pass."""
-        made = {}
-        for number, task in enumerate(self.tasks):
-            rows = self._rows_of(batch, number) if train and self.mode == "split" else batch
-            # Held out, a task is measured as a run with its objective alone would be.
-            task_key = jax.random.fold_in(key, zlib.crc32(task.name.encode())) if train else key
-            made[task.name] = task.objective.example(rows, task_key, train=train, progress=progress)
+
+        def keys_for(purpose: str) -> dict[str, Array]:
+            keys = {}
+            for number, task in enumerate(self.tasks):
+                # Held out, a task is measured as a run with its objective alone would be.
+                code = zlib.crc32(task.name.encode())
+                task_key = jax.random.fold_in(key, code) if train else key
+                rows = self._rows_of(batch, number, train)
+                keys[task.name] = row_keys(task_key, f"{task.objective.name}/{purpose}", rows)
+            return keys
+
+        example = self.corrupt(keys_for("corrupt"), batch, train=train, progress=progress)
         if not (train and self.mode == "shared"):
-            return {k: e for k, (e, _) in made.items()}, {k: keys for k, (_, keys) in made.items()}
+            return example, keys_for("loss")
         odds = jnp.log(jnp.array([task.share for task in self.tasks], jnp.float32))
         lots = row_keys(key, self.name + "/task", batch)
         drawn = jax.vmap(lambda key: jax.random.categorical(key, odds))(lots)
-        examples = [made[task.name][0] for task in self.tasks]
         visibilities = [task.objective.visibility for task in self.tasks]
-        merged = merge(examples, visibilities, drawn, self.vocab.pad)
+        merged = merge(list(example.values()), visibilities, drawn, self.vocab.pad)
         return merged, row_keys(key, self.name + "/loss", batch)
 
-    def corrupt(self, keys, batch: Batch, *, train: bool, progress) -> Example:
-        """Not used: the tasks corrupt what they read, each with keys of its own."""
-        raise NotImplementedError
+    def corrupt(self, keys: dict[str, Array], batch: Batch, *, train: bool, progress) -> dict:
+        """The examples of the tasks, each of the rows that it reads.
+
+        Args:
+            keys: by task, one PRNG key per row that it reads.
+            batch: all the rows of a step.
+            train: as for `Objective.corrupt`.
+            progress: as for `Objective.corrupt`.
+
+        Returns:
+            What the tasks' own `corrupt` gives, by task.
+        """
+        return {
+            task.name: task.objective.corrupt(
+                keys[task.name],
+                self._rows_of(batch, number, train),
+                train=train,
+                progress=progress,
+            )
+            for number, task in enumerate(self.tasks)
+        }
 
     def coefficients(self, progress: Progress) -> dict[str, Array | float]:
         """See `Objective.coefficients`: weight times coefficient, for each term of each task."""
@@ -215,6 +238,18 @@ class Mixture(Objective):
             for name, factor in coefficients.items()
         }
 
+    def learned_factors(self, params: dict) -> dict[str, Array]:
+        """What each task's loss is multiplied by beside its weight, where that is learned: else 1.
+
+        Args:
+            params: parameters, with the log variance s of each task: the factor is ``exp(-s)``.
+
+        Returns:
+            float32 scalars by task.
+        """
+        learned = params.get("log_variance", {})
+        return {t.name: jnp.exp(-learned.get(t.name, jnp.zeros(()))) for t in self.tasks}
+
     def term_weights(self, example: Any) -> dict[str, Array]:
         """See `Objective.term_weights`."""
         if isinstance(example, Example):
@@ -228,7 +263,11 @@ class Mixture(Objective):
             for task in self.tasks:
                 for term, weight in task.objective.term_weights(example[task.name]).items():
                     raw[f"{task.name}/{term}"] = weight
-        return self._with_uncertainty(raw, lambda name, _: raw[name])
+        if self.weighting != "uncertainty":
+            return raw
+        weights = {f"{name}/weighted": weight for name, weight in raw.items()}
+        first = {t.name: raw[self._terms(t)[0]] for t in self.tasks}
+        return weights | {f"{name}/log_variance": weight for name, weight in first.items()}
 
     def loss(self, params, example: Any, keys, *, train: bool, progress: Progress) -> Sums:
         """See `Objective.loss`; every name is that of the task, a slash, and that of the sum."""
@@ -245,11 +284,17 @@ class Mixture(Objective):
             for task in self.tasks:
                 sums |= self._task_sums(task, params, example, keys, train, progress)
 
-        def uncertain(name: str, log_variance: Array) -> Sum:
-            total, weight = sums[name]
-            return Sum(jnp.exp(-log_variance) * total, weight)
-
-        return self._with_uncertainty(sums, uncertain, params)
+        if self.weighting == "uncertainty":
+            # With the log variance s of a task, exp(-s) * loss + s is minimised, times its weight.
+            factors = self.learned_factors(params)
+            for task in self.tasks:
+                terms = self._terms(task)
+                for name in terms:
+                    total, weight = sums[name]
+                    sums[f"{name}/weighted"] = Sum(factors[task.name] * total, weight)
+                s, weight = params["log_variance"][task.name], sums[terms[0]].weight
+                sums[f"{task.name}/log_variance"] = Sum(s * weight, weight)
+        return sums
 
     def flops(self, length: int) -> int:
         """See `Objective.flops`: a mean over rows that different tasks read."""
@@ -270,8 +315,10 @@ class Mixture(Objective):
         """The mixture whose gradients are measured: in one batch every task has to be seen."""
         return replace(self, mode="all") if self.mode == "alternate" else self
 
-    def _rows_of(self, batch: Batch, number: int) -> Batch:
-        """The rows of one task: so many of each `period` rows, on whatever device they are."""
+    def _rows_of(self, batch: Batch, number: int, train: bool) -> Batch:
+        """The rows that a task reads: split, so many of each `period` rows, on whatever device."""
+        if not train or self.mode != "split":
+            return batch
         shares = [task.share for task in self.tasks]
         period, first = sum(shares), sum(shares[:number])
 
@@ -312,24 +359,9 @@ class Mixture(Objective):
             trees["log_variance"] = {task.name: log_variance() for task in self.tasks}
         return {name: tree for name, tree in trees.items() if tree}
 
-    def _with_uncertainty(self, raw: dict, weighted, params: dict | None = None) -> dict:
-        """Adds, for learned weights, the terms that are minimised to those that are reported.
-
-        With the log variance s of a task, ``exp(-s) * loss + s`` is minimised, times its weight.
-        """
-        if self.weighting != "uncertainty":
-            return raw
-        found = dict(raw)
-        for task in self.tasks:
-            s = jnp.zeros(()) if params is None else params["log_variance"][task.name]
-            names = [f"{task.name}/{term}" for term in task.objective.coefficients(_START)]
-            for name in names:
-                found[f"{name}/weighted"] = weighted(name, s)
-            first = raw[names[0]]
-            found[f"{task.name}/log_variance"] = (
-                first if params is None else Sum(s * first.weight, first.weight)
-            )
-        return found
+    def _terms(self, task: Task) -> list[str]:
+        """The names of a task's terms, as its losses are reported."""
+        return [f"{task.name}/{term}" for term in task.objective.coefficients(_START)]
 
 
 _START = Progress(0, 0.0)

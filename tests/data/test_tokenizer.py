@@ -13,7 +13,8 @@ import pytest
 import sentencepiece
 
 from jaxpretrain.data import tokenizer as module
-from jaxpretrain.data.tokenizer import NAMES, Tokenizer
+from jaxpretrain.data.tokenizer import Tokenizer
+from jaxpretrain.data.vocab import NAMES
 from jaxpretrain.errors import UserError
 from support.tiny_source import topics
 
@@ -42,7 +43,7 @@ NASTY = [
     "<0x41>",
     "<0x0A>",
     "<s>[MASK]</s><pad><unk>",
-    "".join(module._SPECIAL),
+    "".join(module.SPECIAL),
     "\ufb01 \uff21 e\u0301 \u00e9 \u1e9b\u0323",
     "Съешь ещё этих мягких французских булок, да выпей чаю.",
     "👩‍👩‍👧‍👦 🏳️‍🌈 😀\n🇩🇪",
@@ -298,7 +299,7 @@ def test_models_of_others_are_refused():
     with pytest.raises(UserError, match="lacks the special piece <pad> at id 0"):
         Tokenizer(foreign(vocab_size=300))
     special = {"pad_id": 0, "unk_id": 1, "bos_id": 2, "eos_id": 3, "user_defined_symbols": ["\n"]}
-    special["control_symbols"] = module._SPECIAL[4:]
+    special["control_symbols"] = module.SPECIAL[4:]
     with pytest.raises(UserError, match="changes text"):
         Tokenizer(foreign(vocab_size=600, byte_fallback=True, **special))
     with pytest.raises(UserError, match="changes text"):

@@ -105,7 +105,9 @@ def test_tasks_are_drawn_at_their_shares():
 def test_split_gives_each_task_its_rows_and_every_row_to_one_task():
     objective = mixture("mlm", "nsp", "clm", shares=[2, 1, 1]).bind(BACKBONE, VOCAB)
     batch = document_rows(0, VOCAB, rows=16, length=12, full=True)
-    read = {t.name: objective._rows_of(batch, i).row_ids for i, t in enumerate(objective.tasks)}
+    read = {
+        t.name: objective._rows_of(batch, i, True).row_ids for i, t in enumerate(objective.tasks)
+    }
     assert [len(rows) for rows in read.values()] == [8, 4, 4]
     assert sorted(np.concatenate(list(read.values()))) == sorted(batch.row_ids)
     # Of each four neighbouring rows, which are on one device, two, one and one.
@@ -222,7 +224,7 @@ def test_runs_that_cannot_work_are_refused(objective, parts, message):
 
 def prepared(objective, steps=300):
     optimizer = make_optimizer(
-        total_steps=steps, learning_rate=3e-3, warmup_steps=10, weight_decay=0.0
+        total_steps=steps, learning_rate=3e-3, warmup_steps=10, weight_decay=0.0, clip_norm=0.0
     )
     abstract = abstract_state(objective, optimizer, make_mesh(devices=jax.devices()[:1]))
     settings = {"seed": 0, "total_steps": steps, "microbatches": 1}
@@ -285,7 +287,7 @@ def test_the_watch_says_once_who_drowns_out_the_others_and_what_to_change():
     assert [see(share) for share in (0.9, 0.7, 0.9)] == [None] * 3
     line = see(0.8 + 1e-6)
     assert "the_mlm has held 80% of the gradient at the last 2 measurements" in line
-    assert "lower objective.tasks.the_mlm.weight, 4, to about 1" in line
+    assert "lower objective.tasks.the_mlm.weight from 4 to about 1" in line
     assert see(0.95) is None
 
 
@@ -339,6 +341,7 @@ def test_equal_shares_mend_a_mixture_built_to_be_lopsided():
     mended, balanced, quiet = run(10_000.0, "equal_share")
     assert (shares > 0.99).all() and "equal_share" in warnings[0]
     assert abs(balanced.mean() - 0.5) < 0.1 and not quiet
-    assert drowned > never_loud + 0.1
-    # Not the same updates: what is clipped differs, and so do the two sizes behind equal shares.
-    assert mended == pytest.approx(never_loud, abs=0.03)
+    # Measured: 1.70, 4.58 and 1.72 nats per hidden token. The last two runs of the same shares are
+    # not the same updates, since the sizes of the gradients that Adam averages differ.
+    assert drowned > 2 * never_loud
+    assert drowned - mended > 0.9 * (drowned - never_loud)

@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from jaxpretrain.data.tokenizer import Vocab
+    from jaxpretrain.data.vocab import Vocab
 
 
 def fim(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxpretrain.data.tokenizer import Vocab
+    from jaxpretrain.data.vocab import Vocab
 
 Outcome = tuple[tuple[int, ...], tuple[int, ...], int]
 """Token ids, token types, and label."""

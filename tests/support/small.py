@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxpretrain.data.tokenizer import Vocab
+from jaxpretrain.data.vocab import Vocab, special_ids
 from jaxpretrain.models.config import TransformerConfig
 from jaxpretrain.models.transformer import Backbone
 from jaxpretrain.objectives import OBJECTIVES, Mixture, Objective, Task
@@ -18,21 +18,7 @@ def small_vocab(regular: int = 48, word_share: float = 0.6) -> Vocab:
     word_start[SPECIAL : SPECIAL + int(regular * word_share)] = True
     return Vocab(
         size=size,
-        pad=0,
-        unk=1,
-        bos=2,
-        eos=3,
-        cls=4,
-        sep=5,
-        mask=6,
-        sentinels=tuple(range(7, 18)),
-        fim_prefix=18,
-        fim_middle=19,
-        fim_suffix=20,
-        mode_r=21,
-        mode_s=22,
-        mode_x=23,
-        first_regular=SPECIAL,
+        **special_ids(sentinels=11),
         is_word_start=word_start,
         is_sentence_end=np.zeros(size, bool),
         piece_bytes=np.where(np.arange(size) < SPECIAL, 0, 3).astype(np.int32),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxpretrain.data.tokenizer import Vocab
+    from jaxpretrain.data.vocab import Vocab
 
 UL2_TABLE: list[tuple[str, float | None, float]] = [
     ("mode_r", 3.0, 0.15),

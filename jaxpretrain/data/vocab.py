@@ -1,0 +1,87 @@
+"""The vocabulary as device code sees it: the ids of the special pieces and tables over all ids."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+SENTINELS = 100
+NAMES = {
+    "pad": "<pad>",
+    "unk": "<unk>",
+    "bos": "<s>",
+    "eos": "</s>",
+    "cls": "[CLS]",
+    "sep": "[SEP]",
+    "mask": "[MASK]",
+    "sentinels": tuple(f"<extra_id_{i}>" for i in range(SENTINELS)),
+    "fim_prefix": "<fim_prefix>",
+    "fim_middle": "<fim_middle>",
+    "fim_suffix": "<fim_suffix>",
+    "mode_r": "[NLU]",
+    "mode_s": "[S2S]",
+    "mode_x": "[NLG]",
+}
+"""The special pieces by their names in `Vocab`, in the order of their ids, which begin at 0."""
+SPECIAL = [n for names in NAMES.values() for n in ([names] if isinstance(names, str) else names)]
+"""The special pieces in the order of their ids."""
+
+
+@dataclass(frozen=True, eq=False)
+class Vocab:
+    """What device code needs to know of a vocabulary. Compared and hashed by identity.
+
+    Attributes:
+        size: number of ids.
+        pad, unk, bos, eos, cls, sep, mask: ids of the special pieces. Text never gives `unk`.
+        sentinels: 100 ids, ``<extra_id_0>`` first.
+        fim_prefix, fim_middle, fim_suffix: ids for fill-in-the-middle.
+        mode_r, mode_s, mode_x: ids of UL2's mode tokens, ``[NLU]``, ``[S2S]`` and ``[NLG]``.
+        first_regular: ids from here on stand for text (a newline, single bytes, pieces of text);
+            all below are special.
+        is_word_start: bool [size]; the piece begins with a space, is a newline, or begins with a
+            character that is no letter, mark or digit (punctuation is a word of its own). In the
+            scripts that are written without spaces (Chinese, Japanese, Thai …) every piece starts
+            a word. A single byte of a longer character never does.
+        is_sentence_end: bool [size]; the piece ends in ``.``, ``!``, ``?`` or the like of other
+            scripts, closing quotes or brackets allowed after it, or is a newline. By the piece
+            alone: the dot of "3.14" is one too; ask that a word start follows with a space.
+        piece_bytes: int32 [size]; bytes of UTF-8 text that the piece stands for, 0 for special
+            pieces. ``"\\n"`` counts 0 and `eos` -1, to make up for the spaces put before lines; so
+            the sum over a stored document is its text's size (1 less where that is empty or begins
+            with a newline).
+    """
+
+    size: int
+    pad: int
+    unk: int
+    bos: int
+    eos: int
+    cls: int
+    sep: int
+    mask: int
+    sentinels: tuple[int, ...]
+    fim_prefix: int
+    fim_middle: int
+    fim_suffix: int
+    mode_r: int
+    mode_s: int
+    mode_x: int
+    first_regular: int
+    is_word_start: np.ndarray
+    is_sentence_end: np.ndarray
+    piece_bytes: np.ndarray
+
+
+def special_ids(sentinels: int = SENTINELS) -> dict[str, int | tuple[int, ...]]:
+    """The ids of the special pieces, and `first_regular` after them, by their names in `Vocab`.
+
+    Args:
+        sentinels: how many there are, in a vocabulary that is not the project's own.
+    """
+    ids, free = {}, 0
+    for name, pieces in NAMES.items():
+        if isinstance(pieces, str):
+            ids[name], free = free, free + 1
+        else:
+            ids[name], free = tuple(range(free, free + sentinels)), free + sentinels
+    return ids | {"first_regular": free}
