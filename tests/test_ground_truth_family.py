@@ -21,8 +21,8 @@ from support.markov_objectives import (
     row_entropy,
     span_corruption_nll,
 )
-from support.small import SPECIAL, small_backbone, small_vocab
-from support.truth import HELD_OUT, as_batch, held_out, trained
+from support.small import SPECIAL, small_vocab
+from support.truth import HELD_OUT, as_batch, held_out, tiny_backbone, trained
 
 STATES, ROWS = 8, 64
 SOURCE = MarkovSource.random(STATES, seed=6, concentration=0.3)
@@ -34,7 +34,7 @@ def text(seed, length=16, rows=ROWS):
 
 
 def bound(objective, **switches):
-    return objective.bind(small_backbone(VOCAB, width=64, heads=4, **switches), VOCAB)
+    return objective.bind(tiny_backbone(VOCAB, **switches), VOCAB)
 
 
 def test_prefix_lm_comes_within_two_percent_of_its_conditional_entropy():
@@ -55,28 +55,34 @@ class Half(SpanCorruption):
     EVAL = (0.5, 2.0)
 
 
-@pytest.mark.parametrize("decoder_layers", [0, 2], ids=["single stack", "encoder-decoder"])
-def test_span_corruption_comes_within_two_percent_of_its_conditional_entropy(decoder_layers):
+@pytest.mark.parametrize(
+    "layers, decoder_layers, steps",
+    [(2, 0, 800), (1, 1, 800)],
+    ids=["single stack", "encoder-decoder"],
+)
+def test_span_corruption_comes_within_two_percent_of_its_conditional_entropy(
+    layers, decoder_layers, steps
+):
     """The spans' lengths are part of what is to be predicted."""
     batches, rows = 8, 128
     read = partial(text, length=8, rows=rows)
-    objective = bound(Half(), decoder_layers=decoder_layers, init_scale=0.1)
-    params = trained(objective, read, steps=600)
+    objective = bound(Half(), layers=layers, decoder_layers=decoder_layers, init_scale=0.1)
+    params = trained(objective, read, steps=steps)
     loss = held_out(objective, params, read, batches=batches)["loss"]
+    make = jax.jit(partial(objective.example, train=False, progress=None))
     nats = tokens = 0
     for number in range(batches):
-        example, _ = objective.example(
-            read(HELD_OUT + number), jax.random.key(EVAL_SEED), train=False, progress=None
-        )
+        example, _ = make(read(HELD_OUT + number), jax.random.key(EVAL_SEED))
+        example = jax.device_get(example)
         for row in range(rows):
             if decoder_layers:
-                source = np.asarray(example.source.inputs[row])
+                source = example.source.inputs[row]
             else:
-                source = np.asarray(example.inputs[row])[: int(example.prefix[row])]
-            target = np.asarray(example.targets[row])
-            nats += span_corruption_nll(SOURCE, pieces(source), pieces(target))
-            tokens += len(target)
+                source = example.inputs[row, : example.prefix[row]]
+            nats += span_corruption_nll(SOURCE, pieces(source), pieces(example.targets[row]))
+            tokens += len(example.targets[row])
     truth = nats / tokens
+    print("TRUTH", truth, loss)
     assert truth > 0.3
     assert truth - 1e-3 <= loss <= 1.02 * truth
 
@@ -106,8 +112,8 @@ def test_next_sentence_prediction_comes_to_the_bayes_error_of_its_pairs():
 
 
 def test_the_bound_of_masked_diffusion_is_above_the_entropy_and_close_to_it():
-    objective = bound(MaskedDiffusion())
-    params = trained(objective, text, steps=1200)
+    objective = bound(MaskedDiffusion(), layers=2)
+    params = trained(objective, text, steps=1000)
     loss = held_out(objective, params, text, batches=128)["loss"]
     truth = row_entropy(SOURCE, 16) / 16
     # 8,192 rows; the bound of one row has a standard deviation of about 0.3 nats per token.
@@ -122,7 +128,7 @@ def test_contrastive_loss_comes_to_its_optimum_on_separable_documents():
         return as_batch(np.repeat(np.random.default_rng(seed).permutation(STATES)[:, None], 12, 1))
 
     objective = bound(Crops(temperature=temperature))
-    params = trained(objective, separable, steps=300)
+    params = trained(objective, separable, steps=200)
     loss = held_out(objective, params, separable, batches=8)["loss"]
     others = STATES - 1
     optimum = np.log1p(others * np.exp(-(1 + 1 / others) / temperature))
@@ -134,6 +140,6 @@ def test_contrastive_loss_is_the_logarithm_of_the_batch_where_nothing_tells_rows
         return as_batch(np.tile(np.arange(12) % STATES, (16, 1)), first=16 * seed)
 
     objective = bound(Crops(temperature=0.5))
-    params = trained(objective, alike, steps=200)
+    params = trained(objective, alike, steps=100)
     found = held_out(objective, params, alike, batches=64)
     assert found["loss"] == pytest.approx(np.log(16), abs=0.02)

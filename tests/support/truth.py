@@ -3,16 +3,23 @@
 import jax
 import numpy as np
 
+from jaxpretrain.data.vocab import Vocab
+from jaxpretrain.models.transformer import Backbone
 from jaxpretrain.optim import make_optimizer
 from jaxpretrain.sharding import make_mesh
 from jaxpretrain.state import abstract_state, init_state
 from jaxpretrain.step import jit_eval_step, jit_train_step
 from jaxpretrain.types import Batch
-from support.small import SPECIAL
+from support.small import SPECIAL, small_backbone
 
 # Programs that run long are worth more compiling than `conftest.py` allows.
 OPTIMISED = {"xla_backend_optimization_level": 2, "xla_llvm_disable_expensive_passes": False}
 HELD_OUT = 10**6  # seed of the first held-out batch; training counts from 0
+
+
+def tiny_backbone(vocab: Vocab, **switches) -> Backbone:
+    """One layer of width 32, unless a switch says otherwise: what a chain of few symbols needs."""
+    return small_backbone(vocab, **{"layers": 1, "heads": 2, "scan_layers": False} | switches)
 
 
 def as_batch(symbols: np.ndarray, first: int = 0) -> Batch:
