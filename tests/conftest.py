@@ -12,6 +12,7 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_force_host_platform_device_count=8",
         # The programs here are small, and compiling them takes longer than running them; those that
         # run long ask for more (`support.truth`).
+        "--xla_cpu_use_fusion_emitters=false",
         "--xla_backend_optimization_level=0",
         "--xla_llvm_disable_expensive_passes=true",
     ]

@@ -73,6 +73,19 @@ def straight(tiny_config_file, tmp_path_factory):
     return options, config, workdir, train(config, workdir)
 
 
+@pytest.fixture(scope="module")
+def _stopped(tiny_config_file, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "stopped"
+    train(tiny_run.config(tiny_config_file, train__stop_at=2), workdir)
+    return workdir
+
+
+@pytest.fixture
+def stopped(_stopped, tmp_path):
+    """The workdir of a run that was stopped after 2 steps, the test's own."""
+    return shutil.copytree(_stopped, tmp_path / "stopped")
+
+
 def test_resuming_gives_the_bits_of_the_uninterrupted_run(straight, tiny_config_file, tmp_path):
     options, config, workdir, _ = straight
     for stop in (4, 6, 0):
@@ -180,22 +193,22 @@ def test_resume_on_other_devices(straight, tiny_config_file, tmp_path):
         ({"data__batch_size": 16}, "data.batch_size = 8"),
     ],
 )
-def test_a_workdir_of_another_config_is_refused(tiny_config_file, tmp_path, change, named):
-    train(tiny_run.config(tiny_config_file, train__stop_at=2), tmp_path)
+def test_a_workdir_of_another_config_is_refused(tiny_config_file, stopped, change, named):
     with pytest.raises(UserError, match=named):
-        train(tiny_run.config(tiny_config_file, **change), tmp_path)
-    # What does not touch the parameters may change.
-    train(tiny_run.config(tiny_config_file, train__log_every=1, train__stop_at=2), tmp_path)
+        train(tiny_run.config(tiny_config_file, **change), stopped)
 
 
-def test_a_workdir_of_another_tokenizer_or_store_is_refused(tiny_config_file, tmp_path):
-    train(tiny_run.config(tiny_config_file, train__stop_at=2), tmp_path / "run")
+def test_what_does_not_touch_the_parameters_may_change(tiny_config_file, stopped):
+    train(tiny_run.config(tiny_config_file, train__log_every=1, train__stop_at=2), stopped)
+
+
+def test_a_workdir_of_another_tokenizer_or_store_is_refused(tiny_config_file, stopped, tmp_path):
     other = tiny_run.config(
         tiny_config_file, store__path=tmp_path / "store", store__test_fraction=0.2
     )
     prepare_store(other)
     with pytest.raises(UserError, match="another (tokenizer|token store)"):
-        train(other, tmp_path / "run")
+        train(other, stopped)
 
 
 def test_sigterm_saves_and_the_next_start_goes_on(tiny_config_file, tmp_path):
@@ -232,14 +245,12 @@ def test_keeps_the_best_and_the_latest(tiny_config_file, tmp_path, monkeypatch):
     assert saved == {"4", "8"}
 
 
-def test_metrics_of_steps_that_were_not_saved_are_dropped(tiny_config_file, tmp_path):
-    config = tiny_run.config(tiny_config_file, train__stop_at=4)
-    train(config, tmp_path)
-    with (tmp_path / "metrics.jsonl").open("a") as file:
+def test_metrics_of_steps_that_were_not_saved_are_dropped(tiny_config_file, stopped):
+    with (stopped / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 6, "loss": 1.0, "tokens": 1, "seconds": 1.0}) + "\n")
         file.write('{"step": 7, "lo')
-    train(tiny_run.config(tiny_config_file), tmp_path)
-    steps = [row["step"] for row in read_metrics(tmp_path) if "loss" in row]
+    train(tiny_run.config(tiny_config_file), stopped)
+    steps = [row["step"] for row in read_metrics(stopped) if "loss" in row]
     assert steps == sorted(set(steps)) and steps[-1] == 8
 
 
@@ -289,22 +300,18 @@ def test_only_what_does_not_touch_the_parameters_is_free(tiny_config_file):
     ],
     ids=["no run.json", "run.json", "config.json", "no config.json", "checkpoint"],
 )
-def test_a_damaged_workdir_is_named(tiny_config_file, tmp_path, harm, message):
-    config = tiny_run.config(tiny_config_file, train__stop_at=2)
-    train(config, tmp_path / "run")
-    harm(tmp_path / "run")
+def test_a_damaged_workdir_is_named(tiny_config_file, stopped, harm, message):
+    harm(stopped)
     with pytest.raises(UserError, match=message):
-        train(config, tmp_path / "run")
+        train(tiny_run.config(tiny_config_file, train__stop_at=2), stopped)
 
 
-def test_a_workdir_that_cannot_be_made_and_one_beyond_stop_at(tiny_config_file, tmp_path):
-    config = tiny_run.config(tiny_config_file, train__stop_at=2)
+def test_a_workdir_that_cannot_be_made_and_one_beyond_stop_at(tiny_config_file, stopped, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write the workdir"):
-        train(config, tmp_path / "file")
-    train(config, tmp_path / "run")
+        train(tiny_run.config(tiny_config_file, train__stop_at=2), tmp_path / "file")
     with pytest.raises(UserError, match="stop_at is 1, .* at step 2 already"):
-        train(tiny_run.config(tiny_config_file, train__stop_at=1), tmp_path / "run")
+        train(tiny_run.config(tiny_config_file, train__stop_at=1), stopped)
 
 
 def test_a_store_without_validation_documents_is_refused_before_training(tmp_path):
@@ -329,8 +336,7 @@ def test_evaluate_reads_a_run_without_touching_what_is_being_saved(straight, tin
     being_saved.rmdir()
 
 
-def test_evaluate_refuses_another_store(tiny_config_file, tmp_path):
-    train(tiny_run.config(tiny_config_file, train__stop_at=2), tmp_path / "run")
+def test_evaluate_refuses_another_store(tiny_config_file, stopped, tmp_path):
     other = {"store.path": str(tmp_path / "store"), "store.test_fraction": "0.2"}
     prepare_store(
         tiny_run.config(
@@ -338,20 +344,19 @@ def test_evaluate_refuses_another_store(tiny_config_file, tmp_path):
         )
     )
     with pytest.raises(UserError, match="another (tokenizer|token store)"):
-        evaluate(tmp_path / "run", overrides=other)
+        evaluate(stopped, overrides=other)
 
 
-def test_a_broken_line_of_metrics_costs_only_itself(tiny_config_file, tmp_path):
-    train(tiny_run.config(tiny_config_file, train__stop_at=4), tmp_path)
-    path = tmp_path / "metrics.jsonl"
+def test_a_broken_line_of_metrics_costs_only_itself(tiny_config_file, stopped):
+    path = stopped / "metrics.jsonl"
     before = path.read_text().splitlines()
     path.write_text("\n".join(['{"step": 1, "lo', "5", '{"loss": 1}', "\udcff", *before]) + "\n",
                     errors="surrogateescape")  # fmt: skip
-    train(tiny_run.config(tiny_config_file), tmp_path)
+    train(tiny_run.config(tiny_config_file), stopped)
     assert path.read_text().splitlines()[: len(before)] == before
 
 
-def test_the_signal_handler_is_put_back(straight, tiny_config_file, tmp_path):
+def test_the_signal_handler_is_put_back(tiny_config_file, stopped):
     before = signal.getsignal(signal.SIGTERM)
-    train(tiny_run.config(tiny_config_file, train__stop_at=2), tmp_path)
+    train(tiny_run.config(tiny_config_file, train__stop_at=4), stopped)
     assert signal.getsignal(signal.SIGTERM) is before
