@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.model = {"width": 128, "layers": 2, "heads": 2, "scan_layers": False}
     config.data = {"length": 128, "batch_size": 16}
     config.optimizer = {"learning_rate": 3e-3, "warmup_steps": 50}
-    config.train = {"steps": 400}
-    config.evaluate = {"every": 200}
-    config.checkpoint = {"every": 200}
+    config.train = {"steps": 900}
+    config.evaluate = {"every": 300}
+    config.checkpoint = {"every": 300}
     return config

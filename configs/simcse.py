@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.model = {"width": 128, "layers": 2, "heads": 2, "scan_layers": False, "dropout": 0.1}
     config.data = {"length": 64, "batch_size": 32}
     config.optimizer = {"learning_rate": 3e-4, "warmup_steps": 50}
-    config.train = {"steps": 300}
-    config.evaluate = {"every": 200}
-    config.checkpoint = {"every": 200}
+    config.train = {"steps": 900}
+    config.evaluate = {"every": 300}
+    config.checkpoint = {"every": 300}
     return config

@@ -21,7 +21,7 @@ from jaxpretrain.state import abstract_state, init_state
 from jaxpretrain.step import jit_train_step, run_key
 from support.markov import MarkovSource
 from support.small import document_rows, progress_at, small_backbone, small_batch, small_vocab
-from support.truth import OPTIMISED, as_batch, held_out
+from support.truth import OPTIMISED, as_batch, held_out, tiny_backbone
 
 VOCAB = small_vocab()
 KEY = jax.random.key(5)
@@ -309,7 +309,7 @@ def test_equal_shares_mend_a_mixture_built_to_be_lopsided():
     """
     source = MarkovSource.random(8, seed=6, concentration=0.3)
     vocab = small_vocab(regular=8)
-    backbone = small_backbone(vocab, width=32, heads=4, layers=1, scan_layers=False)
+    backbone = tiny_backbone(vocab)
     steps = 200
 
     def text(seed):
