@@ -2,7 +2,10 @@
 
     launch/local.sh --config configs/bert.py
 
-Not measured yet.
+Measured on two CPU cores (jax 0.10.2): 207 s after installation, of which 158 s of training at
+11,700 tokens/s. On the test documents 4.85 nats per hidden token (a unigram model: 6.17), and 54%
+of the pairs told right, hardly more than chance: one pair per row is little to learn from in 900
+steps.
 """
 
 from ml_collections import ConfigDict

@@ -19,6 +19,7 @@ from jaxpretrain.errors import UserError
 from jaxpretrain.models.config import TransformerConfig
 from jaxpretrain.models.presets import PRESETS
 from jaxpretrain.objectives import OBJECTIVES, Mixture, Objective, Task
+from jaxpretrain.objectives.mixture import settings_of_task
 from jaxpretrain.optim import Optimizer, make_optimizer
 from jaxpretrain.schema import (
     FromCommandLine,
@@ -179,7 +180,8 @@ def make_objective(config: ConfigDict) -> Objective:
 
     def task(name: str, section: dict) -> Task:
         own = {key: section.pop(key) for key in TASK}
-        objective = OBJECTIVES[section.pop("name")](**section)
+        with settings_of_task(name):
+            objective = OBJECTIVES[section.pop("name")](**section)
         return Task(name=name, objective=objective, **own)
 
     # By name: which rows are whose must not depend on the order of the sections.

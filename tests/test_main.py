@@ -104,6 +104,7 @@ def objective(name, *settings):
         (objective("mixture", *TASKS, "objective.tasks.b.weight=0"), "sum to zero"),
         (objective("mixture", *TASKS, "objective.tasks.b.wait=0"), "did you mean .*weight"),
         (objective("mixture", *TASKS, "objective.tasks.b.name=mixture"), "must be one of"),
+        (objective("mixture", *TASKS, "objective.tasks.a.mask_rate=3"), "tasks.a.mask_rate is 3"),
         (objective("mixture", *TASKS, "objective.mod=all"), "did you mean objective.mode"),
         (["evaluate", "--workdir={tmp}"], "holds no run"),
         (["evaluate", "--config=none.py"], "no config file none.py"),

@@ -1,6 +1,8 @@
 """Several objectives at once, on one backbone."""
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -45,6 +47,15 @@ class Task:
             return self.weight
         done = progress.fraction
         return (1 - done) * self.weight + done * self.final_weight
+
+
+@contextmanager
+def settings_of_task(name: str) -> Iterator[None]:
+    """Lets errors about the settings of an objective say where the task's are."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace("objective.", f"objective.tasks.{name}.")) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +135,10 @@ class Mixture(Objective):
 
     def bind(self, backbone, vocab):
         """See `Objective.bind`."""
-        bound = [replace(t, objective=t.objective.bind(backbone, vocab)) for t in self.tasks]
+        bound = []
+        for task in self.tasks:
+            with settings_of_task(task.name):
+                bound.append(replace(task, objective=task.objective.bind(backbone, vocab)))
         return replace(super().bind(backbone, vocab), tasks=tuple(bound))
 
     def check_model(self) -> None:
@@ -151,9 +165,10 @@ class Mixture(Objective):
         for task in self.tasks:
             own = batch_size * task.share // period if self.mode == "split" else batch_size
             for rows in {own, batch_size}:  # in training, and in held-out evaluation
-                task.objective.check_run(
-                    length=length, batch_size=rows, devices=devices, microbatches=microbatches
-                )
+                with settings_of_task(task.name):
+                    task.objective.check_run(
+                        length=length, batch_size=rows, devices=devices, microbatches=microbatches
+                    )
 
     def init(self, key: Array) -> dict:
         """See `Objective.init`: each task's own parameters under its name."""

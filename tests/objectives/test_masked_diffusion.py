@@ -1,12 +1,18 @@
 """Masked diffusion: how many tokens are hidden, which, and what they weigh."""
 
+from functools import partial
+
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import stats
 
+from jaxpretrain.evaluation.heldout import held_out
 from jaxpretrain.objectives.masked_diffusion import MaskedDiffusion
+from jaxpretrain.step import eval_step
 from support import masks_reference as reference
-from support.small import document_rows, small_batch, small_vocab
+from support.small import document_rows, small_backbone, small_batch, small_vocab
 
 VOCAB = small_vocab()
 
@@ -42,3 +48,17 @@ def test_each_hidden_token_weighs_the_inverse_of_the_rate():
     tokens, weights = MaskedDiffusion().bind(None, VOCAB).scored(example)
     np.testing.assert_array_equal(tokens, batch.tokens)
     np.testing.assert_array_equal(weights, ordinary)
+
+
+def test_a_model_that_knows_nothing_needs_the_logarithm_of_the_vocabulary_for_each_token():
+    """The weights of a row's hidden tokens add up to the row, however many there are."""
+    backbone = small_backbone(VOCAB, layers=1, width=16, heads=2, scan_layers=False)
+    objective = MaskedDiffusion().bind(backbone, VOCAB)
+    params = jax.tree.map(jnp.zeros_like, objective.init(jax.random.key(0)))
+    step = jax.jit(partial(eval_step, objective=objective))
+    batches = [small_batch(seed, VOCAB, rows=16) for seed in range(2)]
+    found = held_out(step, params, batches, objective, np.ones(VOCAB.size))
+    assert found.loss == pytest.approx(np.log(VOCAB.size), rel=1e-6)
+    assert found.bits_per_byte == pytest.approx(np.log2(VOCAB.size) / 3, rel=1e-6)
+    assert found.bits_per_hidden_byte is None
+    assert found.predicted == sum((b.tokens >= VOCAB.first_regular).sum() for b in batches)

@@ -15,13 +15,13 @@ from support.small import progress_at, small_backbone, small_batch, small_vocab
 VOCAB = small_vocab()
 BATCH = small_batch(0, VOCAB, rows=64, length=24)
 START = progress_at(0.0)
+EXAMPLE = jax.jit(partial(RTD().bind(None, VOCAB).example, train=True, progress=START))
 
 
 def test_labels_are_those_of_the_reference():
     """A sampled token that is the original counts as original."""
     rng = np.random.default_rng(0)
-    objective = RTD().bind(None, VOCAB)
-    example, _ = objective.example(BATCH, jax.random.key(0), train=True, progress=START)
+    example, _ = EXAMPLE(BATCH, jax.random.key(0))
     slots, used = np.asarray(example.slots), np.asarray(example.weights) > 0
     # From so few tokens that many samples hit the original.
     sampled = np.where(
@@ -43,8 +43,7 @@ def test_labels_are_those_of_the_reference():
 
 def test_the_generator_reads_85_percent_masks_and_no_random_tokens():
     batch = small_batch(1, VOCAB, rows=2000, length=24)
-    make = jax.jit(partial(RTD().bind(None, VOCAB).example, train=True, progress=START))
-    example, _ = make(batch, jax.random.key(0))
+    example, _ = EXAMPLE(batch, jax.random.key(0))
     used = np.asarray(example.weights) > 0
     shown = np.take_along_axis(np.asarray(example.inputs), np.asarray(example.slots), 1)[used]
     masked = shown == VOCAB.mask
@@ -58,7 +57,7 @@ def gradients():
     backbone = small_backbone(VOCAB, layers=1, width=16, heads=2, scan_layers=False)
     objective = RTD(generator_size=0.5).bind(backbone, VOCAB)
     params = objective.init(jax.random.key(0))
-    example, keys = objective.example(BATCH, jax.random.key(0), train=True, progress=START)
+    example, keys = EXAMPLE(BATCH, jax.random.key(0))
 
     @jax.jit
     @jax.jacrev
@@ -95,8 +94,9 @@ def test_sampled_tokens_follow_the_generator():
     params = objective.init(jax.random.key(0))
     certain = VOCAB.first_regular + 2
     params["generator"]["head"]["bias"] = jnp.zeros(VOCAB.size).at[certain].set(1e3)
-    example, keys = objective.example(BATCH, jax.random.key(0), train=True, progress=START)
-    sums = objective.loss(params, example, keys, train=True, progress=START)
+    example, keys = EXAMPLE(BATCH, jax.random.key(0))
+    loss = jax.jit(partial(objective.loss, train=True, progress=START))
+    sums = loss(params, example, keys)
     used = np.asarray(example.weights) > 0
     expected = (np.asarray(example.targets)[used] != certain).sum()
     assert float(sums["replaced"].total) == expected

@@ -101,15 +101,15 @@ def test_held_out_spans_are_all_masked_whatever_is_trained():
 
 
 def test_borders_are_those_of_the_reference():
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        hidden = rng.random(20) < 0.4
-        left, right, place = map(np.asarray, borders(jnp.asarray(hidden), jnp.ones(20, jnp.int32)))
+    rows = np.random.default_rng(0).random((200, 20)) < 0.4
+    find = jax.jit(jax.vmap(borders))
+    found = map(np.asarray, find(rows, np.ones(rows.shape, np.int32)))
+    for hidden, left, right, place in zip(rows, *found, strict=True):
         for i, (a, b, offset) in reference.span_boundaries(hidden).items():
             assert left[i] == max(a, i - offset + 1 if a < 0 else a)
             assert right[i] == (b if b < 20 else 19)
             assert place[i] == offset - 1
     # A run does not go on into the next document.
     segments = jnp.array([1, 1, 1, 2, 2, 2])
-    left, right, _ = borders(jnp.array([0, 1, 1, 1, 1, 0], bool), segments)
+    left, right, _ = jax.jit(borders)(jnp.array([0, 1, 1, 1, 1, 0], bool), segments)
     assert left.tolist()[1:5] == [0, 0, 3, 3] and right.tolist()[1:5] == [2, 2, 5, 5]
