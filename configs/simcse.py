@@ -3,10 +3,9 @@
     launch/local.sh --config configs/simcse.py
 
 Measured on two CPU cores (jax 0.10.2): 301 s after installation, of which 259 s of training at
-7,100 tokens/s. On the test documents all texts are found among 32, at a loss of 0.005 nats; a text
-and its second view have a cosine of 0.96, two texts one of 0.01. Nearly all are found after 60
-steps: the same text under dropout is easy to recognise, and what goes on falling is the cosine of
-different texts.
+7,100 tokens/s. On the test documents all texts are found among 32, at a loss of 0.005 nats. The
+same text under dropout is easy to recognise: within 100 steps nearly all are found, and the mean
+cosine of different texts has fallen from 0.77 to 0; little is learned after that.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 import numpy as np
 
-from jaxpretrain.losses import accuracy, cross_entropy
+from jaxpretrain.losses import accuracy, binary_cross_entropy, cross_entropy
 from jaxpretrain.types import Sum
 
 
@@ -17,6 +17,17 @@ def test_cross_entropy_and_accuracy_are_their_definitions_in_float64():
     hits = accuracy(logits, targets, weights)
     assert hits.total == ((exact.argmax(-1) == targets) * weights).sum()
     assert hits.weight == weights.sum()
+
+
+def test_binary_cross_entropy_is_its_definition_in_float64():
+    rng = np.random.default_rng(1)
+    scores, labels = rng.uniform(-20, 20, (4, 6)).astype(np.float32), rng.random((4, 6)) < 0.5
+    weights = rng.integers(0, 2, (4, 6)).astype(np.float32)
+    p = 1 / (1 + np.exp(-scores.astype(np.float64)))
+    nats = -np.log(np.where(labels, p, 1 - p))
+    found = binary_cross_entropy(scores, labels, weights)
+    np.testing.assert_allclose(found.total, (nats * weights).sum(), rtol=1e-5)
+    assert found.weight == weights.sum()
 
 
 def test_large_logits_do_not_overflow():

@@ -1,6 +1,7 @@
 """NSP and SOP pairs against exact enumeration."""
 
 from collections import Counter
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,13 @@ import pytest
 from scipy import stats
 
 from jaxpretrain.corruption.pairs import next_sentence_pairs, sentence_order_pairs
+from jaxpretrain.objectives.albert import ALBERT
+from jaxpretrain.objectives.bert import BERT
+from jaxpretrain.objectives.nsp import NSP
+from jaxpretrain.objectives.sop import SOP
+from jaxpretrain.types import Example
 from support import pairs_reference as reference
-from support.small import document_rows, small_vocab
+from support.small import document_rows, progress_at, small_backbone, small_vocab
 
 VOCAB = small_vocab()
 END = VOCAB.first_regular + 5
@@ -151,3 +157,49 @@ def test_rows_too_short_to_be_split_have_no_weight(pairs):
     )
     found = jax.jit(lambda k, b: pairs(k, b, VOCAB))(jax.random.split(jax.random.key(0), 4), batch)
     assert found.weights.tolist() == [1, 0, 1, 1]
+
+
+@pytest.mark.parametrize("objective", [NSP(), SOP(), BERT(), ALBERT()], ids=lambda o: o.name)
+def test_objectives_read_the_pairs_of_their_papers_with_their_types(objective):
+    """Each row is of one token, which says its document, but for the ends of its two halves."""
+    rows, length = 64, 9
+    mine = VOCAB.first_regular + 10 + np.arange(rows, dtype=np.int32) % 8
+    tokens = np.tile(mine[:, None], (1, length))
+    tokens[:, -1] = VOCAB.first_regular
+    batch = document_rows(1, VOCAB, rows=rows, length=length, full=True)._replace(
+        tokens=tokens, documents=np.arange(rows, dtype=np.int32) % 8
+    )
+    bound = objective.bind(small_backbone(VOCAB, token_types=2), VOCAB)
+    make = jax.jit(partial(bound.corrupt, train=True, progress=progress_at(0.0)))
+    example = jax.tree.map(np.asarray, make(jax.random.split(jax.random.key(0), rows), batch))
+    read = example.inputs.copy()
+    np.put_along_axis(read, example.slots, np.where(example.weights > 0, example.targets,
+                      np.take_along_axis(read, example.slots, 1)), 1)  # fmt: skip
+    for row in range(rows):
+        n = int((example.segments[row] > 0).sum())
+        first_sep, last_sep = np.flatnonzero(read[row] == VOCAB.sep)
+        assert last_sep == n - 1
+        types = (np.arange(length + 3) > first_sep) & (np.arange(length + 3) < n)
+        np.testing.assert_array_equal(example.types[row], types)
+        first, second = read[row, 1:first_sep], read[row, first_sep + 1 : last_sep]
+        label = example.extra["label"][row]
+        if objective.name in ("nsp", "bert"):
+            if second[0] != VOCAB.first_regular:
+                assert (second[0] == mine[row]) == (label == 0)
+        else:  # the end of the row is the end of its second half
+            assert {*first, *second} == {mine[row], VOCAB.first_regular}
+            assert (first[-1] == VOCAB.first_regular) == (label == 1)
+    assert 0.2 < example.extra["label"].mean() < 0.8
+
+
+def test_the_class_is_read_at_the_first_position():
+    objective = NSP().bind(small_backbone(VOCAB, token_types=2, width=16), VOCAB)
+    params = objective.init(jax.random.key(0))
+    hidden = np.random.default_rng(0).normal(size=(4, 6, 16)).astype(np.float32)
+    none = np.zeros((4, 0), np.int32)
+    extra = {"label": np.array([0, 1, 0, 1]), "label_weight": np.ones(4, np.float32)}
+    example = Example(none, none, none, targets=none, slots=none, weights=none, extra=extra)
+    found = objective.pair_sums(params, hidden, example)["pair_loss"].total
+    elsewhere = np.where(np.arange(6)[None, :, None] > 0, 0.0, hidden)
+    assert objective.pair_sums(params, elsewhere, example)["pair_loss"].total == found
+    assert objective.pair_sums(params, -hidden, example)["pair_loss"].total != found

@@ -47,6 +47,14 @@ def test_info_nce_is_that_of_the_reference(symmetric, hard):
     found = info_nce(q, k, valid, temperature=0.2, hard_negatives=negatives, symmetric=symmetric)
     np.testing.assert_allclose(found["loss"].total, total, rtol=1e-5)
     assert found["loss"].weight == weight == 5
+    cosines, rows = (unit(q) @ unit(k).T)[valid > 0][:, valid > 0], np.eye(5, dtype=bool)
+    np.testing.assert_allclose(found["positive_cosine"].mean(), cosines[rows].mean(), rtol=1e-5)
+    np.testing.assert_allclose(found["negative_cosine"].mean(), cosines[~rows].mean(), rtol=1e-5)
+    best = cosines.max(1)
+    if hard:
+        best = np.maximum(best, (unit(q) @ unit(negatives)[valid > 0].reshape(-1, 5).T)
+                          [valid > 0].max(1))  # fmt: skip
+    assert found["accuracy"].total == (cosines[rows] == best).sum()
 
 
 def loss_and_gradient(objective, batch, devices):
@@ -82,6 +90,19 @@ def test_chunks_change_nothing():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), whole, parts)
 
 
+def test_dropout_alone_tells_the_two_passes_of_simcse_apart_held_out_too():
+    batch = document_rows(3, VOCAB, rows=8, length=10, full=True)
+    objective = SimCSE().bind(BACKBONE, VOCAB)
+    params = objective.init(jax.random.key(0))
+    example, keys = jax.jit(partial(objective.example, train=False, progress=None))(batch, KEY)
+    vectors = jax.jit(objective.vectors)(params, example, keys)
+    assert not np.allclose(vectors[:, 0], vectors[:, 1], atol=1e-3)
+    still = jax.jit(partial(objective.vectors, keys=None))(params, example)
+    np.testing.assert_allclose(still[:, 0], still[:, 1], atol=1e-6)
+    sums = jax.jit(partial(objective.loss, train=False, progress=None))(params, example, keys)
+    assert 0 < sums["positive_cosine"].mean() < 0.999
+
+
 def views(objective, batch, *, train=True):
     make = jax.jit(partial(objective.bind(BACKBONE, VOCAB).corrupt, train=train, progress=None))
     keys = jax.random.split(KEY, len(batch.tokens))
@@ -91,8 +112,8 @@ def views(objective, batch, *, train=True):
 def test_views_are_enclosed_texts_crops_and_corrupted_copies():
     batch = document_rows(2, VOCAB, rows=200, length=16)
     lengths = batch.segments.sum(1)
-    for objective in (SimCSE(hard_negatives=1), Crops(delete=0.0)):
-        found = views(objective, batch)
+    for objective in (SimCSE(hard_negatives=2), Crops(delete=0.0)):
+        found, changes = views(objective, batch), []
         for row in range(200):
             text = batch.tokens[row, : lengths[row]].tolist()
             if not text:
@@ -110,6 +131,10 @@ def test_views_are_enclosed_texts_crops_and_corrupted_copies():
                 else:  # a copy with 30% of the tokens replaced, by themselves at times
                     changed = sum(a != b for a, b in zip(inner, text, strict=True))
                     assert len(inner) == len(text) and changed <= np.ceil(0.3 * len(text))
+                    changes.append(changed / np.ceil(0.3 * len(text)))
+        if changes:  # a random token is the original once in 48 times
+            assert np.mean(changes) > 0.9
+            assert (found.inputs[:, 2] != found.inputs[:, 3]).any(1).mean() > 0.8
 
 
 def test_crops_have_the_distribution_of_the_paper():

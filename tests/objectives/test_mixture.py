@@ -157,6 +157,13 @@ def test_own_parameters_are_under_the_name_of_the_task():
     assert jax.tree.structure(axes) == jax.tree.structure(params)
 
 
+def test_two_tasks_of_one_objective_start_with_parameters_of_their_own():
+    tasks = tuple(Task(name=name, objective=OBJECTIVES["nsp"]()) for name in ("a", "b"))
+    params = Mixture(tasks=tasks).bind(BACKBONE, VOCAB).init(jax.random.key(0))["tasks"]
+    kernels = [jax.tree.leaves(params[name])[-1] for name in ("a", "b")]
+    assert kernels[0].ndim == 2 and not np.array_equal(*kernels)
+
+
 def test_scheduled_weights():
     task = Task(name="x", objective=OBJECTIVES["mlm"](), weight=2.0, final_weight=0.0)
     assert [float(task.weight_at(progress_at(p))) for p in (0.0, 0.25, 1.0)] == [2.0, 1.5, 0.0]
@@ -165,8 +172,10 @@ def test_scheduled_weights():
 
 
 def test_learned_weights_have_the_gradient_of_the_paper():
-    """Of ``exp(-s) * loss + s`` with respect to s: ``1 - exp(-s) * loss``."""
-    objective = mixture("mlm", "clm", weighting="uncertainty").bind(BACKBONE, VOCAB)
+    """Of ``exp(-s) * loss + s`` with respect to s, ``1 - exp(-s) * loss``, times the weight."""
+    weights = [1.0, 3.0]
+    objective = mixture("mlm", "clm", weighting="uncertainty", weights=weights)
+    objective = objective.bind(BACKBONE, VOCAB)
     params = objective.init(jax.random.key(0))
     params["log_variance"]["the_clm"] = jnp.float32(0.7)
     batch = small_batch(4, VOCAB, rows=8, length=16)
@@ -182,10 +191,12 @@ def test_learned_weights_have_the_gradient_of_the_paper():
 
     (value, sums), gradient = loss(params)
     expected = 0.0
-    for name, s in (("the_mlm", 0.0), ("the_clm", 0.7)):
+    for name, s, weight in (("the_mlm", 0.0, 1.0), ("the_clm", 0.7, 3.0)):
         mean = float(sums[f"{name}/loss"].mean())
-        expected += np.exp(-s) * mean + s
-        np.testing.assert_allclose(gradient["log_variance"][name], 1 - np.exp(-s) * mean, rtol=1e-4)
+        expected += weight * (np.exp(-s) * mean + s)
+        np.testing.assert_allclose(
+            gradient["log_variance"][name], weight * (1 - np.exp(-s) * mean), rtol=1e-4
+        )
     np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
@@ -290,6 +301,14 @@ def test_the_watch_says_once_who_drowns_out_the_others_and_what_to_change():
     assert "the_mlm has held 80% of the gradient at the last 2 measurements" in line
     assert "lower objective.tasks.the_mlm.weight from 4 to about 1" in line
     assert see(0.95) is None
+
+
+def test_the_weight_that_is_advised_leaves_each_of_the_others_as_much():
+    watch = Watch(mixture("mlm", "clm", "mtp", weights=[4.0, 1.0, 1.0], alarm_after=1))
+    shares = {"the_mlm": 0.92, "the_clm": 0.05, "the_mtp": 0.03}
+    line = watch.see({f"gradient_share/{name}": share for name, share in shares.items()})
+    # A weight w in place of 4 has w / 4 * 0.92 beside 0.04 on average: w = 0.174.
+    assert "from 4 to about 0.17" in line
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Multi-token prediction: which token each depth predicts, and what it may see."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +62,17 @@ def test_the_first_term_is_that_of_clm_and_the_others_are_averaged():
         "loss_ahead_2": 0.3,
     }
     params = objective.init(jax.random.key(0))
+
+    def ahead(params):
+        return objective.loss(params, example, None, train=False, progress=None)["loss_ahead_2"][0]
+
     plain = dataclasses.replace(MTP(depth=1).bind(BACKBONE, VOCAB))
     example = objective.corrupt(None, BATCH, train=False, progress=None)
-    both = [o.loss(params, example, None, train=False, progress=None) for o in (objective, plain)]
+    # The second module reads what the first one gives.
+    chain = jax.jit(jax.grad(ahead))(params)["loss_ahead_1"]
+    assert all(float(jnp.abs(leaf).sum()) > 0 for leaf in jax.tree.leaves(chain))
+    both = [
+        jax.jit(partial(o.loss, train=False, progress=None))(params, example, None)
+        for o in (objective, plain)
+    ]
     np.testing.assert_array_equal(both[0]["next_loss"], both[1]["next_loss"])

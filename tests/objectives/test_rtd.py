@@ -51,6 +51,11 @@ def test_the_generator_reads_85_percent_masks_and_no_random_tokens():
     np.testing.assert_array_equal(shown[~masked], np.asarray(example.targets)[used][~masked])
 
 
+def test_the_weight_and_the_generator_are_those_of_the_paper():
+    assert RTD().coefficients(START) == {"generator_loss": 1.0, "discriminator_loss": 50.0}
+    assert RTD().generator_size == 0.25
+
+
 @pytest.fixture(scope="module")
 def gradients():
     """Of each term by itself."""
@@ -93,13 +98,37 @@ def test_sampled_tokens_follow_the_generator():
     objective = RTD().bind(backbone, VOCAB)
     params = objective.init(jax.random.key(0))
     certain = VOCAB.first_regular + 2
-    params["generator"]["head"]["bias"] = jnp.zeros(VOCAB.size).at[certain].set(1e3)
     example, keys = EXAMPLE(BATCH, jax.random.key(0))
     loss = jax.jit(partial(objective.loss, train=True, progress=START))
-    sums = loss(params, example, keys)
+
+    def sums_where(bias):
+        generator = params["generator"] | {"head": params["generator"]["head"] | {"bias": bias}}
+        return loss(params | {"generator": generator}, example, keys)
+
+    sums = sums_where(jnp.zeros(VOCAB.size).at[certain].set(1e3))
     used = np.asarray(example.weights) > 0
     expected = (np.asarray(example.targets)[used] != certain).sum()
     assert float(sums["replaced"].total) == expected
+    # What was sampled is what the discriminator reads.
+    other = sums_where(jnp.zeros(VOCAB.size).at[certain + 1].set(1e3))
+    assert abs(other["discriminator_loss"].mean() - sums["discriminator_loss"].mean()) > 1e-4
+
+
+def test_a_generator_that_knows_nothing_samples_every_piece_alike():
+    """And a discriminator that knows nothing takes everything for the original."""
+    backbone = small_backbone(VOCAB, layers=1, width=16, heads=2)
+    objective = RTD().bind(backbone, VOCAB)
+    params = jax.tree.map(jnp.zeros_like, objective.init(jax.random.key(0)))
+    example, keys = EXAMPLE(small_batch(2, VOCAB, rows=500, length=24), jax.random.key(0))
+    sums = jax.jit(partial(objective.loss, train=True, progress=START))(params, example, keys)
+    chosen = float(np.sum(example.weights))
+    miss = 1 / VOCAB.size
+    found = float(sums["replaced"].total) / chosen
+    assert abs(found - (1 - miss)) < 5 * np.sqrt(miss * (1 - miss) / chosen)
+    np.testing.assert_allclose(sums["discriminator_loss"].mean(), np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(
+        sums["discriminator_accuracy"].mean(), 1 - sums["replaced"].mean(), rtol=1e-6
+    )
 
 
 def test_a_generator_wider_than_the_discriminator_is_refused():

@@ -109,6 +109,15 @@ def test_borders_are_those_of_the_reference():
             assert left[i] == max(a, i - offset + 1 if a < 0 else a)
             assert right[i] == (b if b < 20 else 19)
             assert place[i] == offset - 1
+    # What the objective hands on is that, at the slots.
+    batch = small_batch(2, VOCAB, rows=16)
+    example = corrupted(SpanMLM(), batch)
+    hidden = hidden_of(example, batch.tokens.shape)
+    expected = find(hidden, batch.segments)
+    used = example.weights > 0
+    for name, value in zip(("left", "right", "place"), expected, strict=True):
+        at = np.take_along_axis(np.asarray(value), example.slots, 1)
+        np.testing.assert_array_equal(example.extra[name][used], at[used])
     # A run does not go on into the next document.
     segments = jnp.array([1, 1, 1, 2, 2, 2])
     left, right, _ = jax.jit(borders)(jnp.array([0, 1, 1, 1, 1, 0], bool), segments)
