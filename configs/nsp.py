@@ -2,7 +2,9 @@
 
     launch/local.sh --config configs/nsp.py
 
-Not measured yet.
+Measured on two CPU cores (jax 0.10.2): 181 s after installation, of which 142 s of training at
+13,000 tokens/s. On the test documents 49% of the pairs are told right, at 0.6935 nats: chance (ln 2
+is 0.6931). One class per row is too little to learn from in so short a run.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,10 @@
 
     launch/local.sh --config configs/rtd.py
 
-Not measured yet.
+Measured on two CPU cores (jax 0.10.2): 333 s after installation, of which 270 s of training at
+6,800 tokens/s. On the test documents the generator comes to 5.82 nats per hidden token (a unigram
+model: 6.21) and the discriminator to 0.4005; always answering with the frequency of replaced
+tokens, 13.8%, would give 0.401. So 900 steps are too few to tell replaced tokens from others.
 """
 
 from ml_collections import ConfigDict

