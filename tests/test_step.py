@@ -76,7 +76,7 @@ def test_masks_and_dropout_follow_the_seed(whole):
 
 def test_the_loss_weighs_tokens_not_microbatches():
     """Microbatches with different numbers of tokens: a mean of means would differ."""
-    history, _, _ = run("clm", microbatches=4, steps=1)
+    (history, _, _), (whole, _, _) = (run("clm", microbatches=n, steps=1) for n in (4, 1))
     batch = small_batch(0, VOCAB, rows=16, length=24)
     objective = OBJECTIVES["clm"]().bind(small_backbone(VOCAB), VOCAB)
     params = objective.init(jax.random.key(0))
@@ -86,6 +86,8 @@ def test_the_loss_weighs_tokens_not_microbatches():
     weights = [float(evaluate(params, part)[0]["loss"].weight) for part in rows]
     assert len(set(weights)) > 1
     assert history[0]["predicted"] == sum(weights)
+    assert history[0]["loss"] == pytest.approx(whole[0]["loss"], rel=2e-6)
+    assert history[0]["grad_norm"] == pytest.approx(whole[0]["grad_norm"], rel=2e-5)
 
 
 def test_fsdp_divides_parameters_and_moments_by_the_devices():
