@@ -1,27 +1,24 @@
 """Runs the tasks of `prepare`, one part each, in this process or in several."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait as wait_for_end
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jaxpretrain.data.progress import Progress
-from jaxpretrain.data.shards import Stopped, write_part
+from jaxpretrain.data.shards import write_part
 from jaxpretrain.data.sources_base import Part
 from jaxpretrain.data.store import TOKENIZER
 from jaxpretrain.data.tokenizer import Tokenizer
 from jaxpretrain.errors import UserError
 
-_DOCUMENTS, _TEXT_BYTES, _STOP = range(3)
-_SECONDS_BETWEEN_LOOKS = 0.5
-
-_worker: dict[str, Any] = {}  # what `_start_worker` sets up, once in each worker process
+_READY, _REPORT, _DONE, _FAILED = "ready", "report", "done", "failed"  # what a worker says
 
 
 class Task(NamedTuple):
@@ -66,72 +63,104 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
+class _Totals:
+    """Counts what the tasks report, and shows it."""
+
+    def __init__(self, shown: Progress):
+        self._shown = shown
+        self._documents = self._text_bytes = 0
+
+    def report(self, documents: int, text_bytes: int) -> None:
+        self._documents += documents
+        self._text_bytes += text_bytes
+        self.show()
+
+    def show(self, parts: int = 0) -> None:
+        self._shown.update(parts=parts, documents=self._documents, text_bytes=self._text_bytes)
+
+
 def _write_here(path, tasks, tokenizer, split, shown) -> Iterator[tuple[Task, dict]]:
-    totals = [0, 0]
-
-    def report(documents: int, text_bytes: int) -> None:
-        totals[_DOCUMENTS] += documents
-        totals[_TEXT_BYTES] += text_bytes
-        shown.update(documents=totals[_DOCUMENTS], text_bytes=totals[_TEXT_BYTES])
-
+    totals = _Totals(shown)
     for task in tasks:
-        yield task, _write(path, task, tokenizer, split, report)
-        shown.update(parts=1, documents=totals[_DOCUMENTS], text_bytes=totals[_TEXT_BYTES])
+        yield task, _write(path, task, tokenizer, split, totals.report)
+        totals.show(parts=1)
 
 
 def _write_in_processes(path, tasks, split, workers, shown) -> Iterator[tuple[Task, dict]]:
+    """Each worker has a connection of its own, over which it gets one task at a time.
+
+    Nothing is shared, so that a worker that is killed takes no lock with it; its connection ends.
+    """
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks, not them
-    counters = context.Array("q", 3)
-    executor = ProcessPoolExecutor(
-        workers, context, initializer=_start_worker, initargs=(path, split, counters, tasks)
-    )
+    totals = _Totals(shown)
+    processes: list[multiprocessing.Process] = []
+    connections: list[Connection] = []
+    doing: dict[Connection, Task] = {}
+    coming = iter(tasks)
+    unfinished = len(tasks)
     try:
-        # By number: where a worker dies, a thread that writes it a large task waits for ever
-        # (CPython issue 94777, in Debian 12), and the main process with it.
-        waiting = {executor.submit(_run_task, n): task for n, task in enumerate(tasks)}
-        while waiting:
-            done, _ = wait(waiting, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
-            for future in done:
-                yield waiting.pop(future), future.result()
-            documents, text_bytes, _ = counters[:]
-            shown.update(parts=len(done), documents=documents, text_bytes=text_bytes)
-    except BrokenProcessPool:
+        for _ in range(workers):
+            ours, theirs = context.Pipe()
+            connections.append(ours)
+            process = context.Process(target=_work, args=(theirs, path, split), daemon=True)
+            with theirs:
+                process.start()
+            processes.append(process)
+        while unfinished:
+            for connection in wait(connections):
+                kind, *content = connection.recv()
+                if kind == _REPORT:
+                    totals.report(*content)
+                    continue
+                if kind == _FAILED:
+                    raise content[0]
+                if kind == _DONE:
+                    yield doing.pop(connection), content[0]
+                    unfinished -= 1
+                    totals.show(parts=1)
+                if (task := next(coming, None)) is not None:
+                    doing[connection] = task
+                    connection.send(task)
+    except (EOFError, ConnectionError):
         raise UserError(
             "a worker process died (killed, perhaps for lack of memory); run prepare again, which "
             "goes on with what is missing, with fewer workers"
         ) from None
     finally:
-        counters[_STOP] = 1
-        executor.shutdown(cancel_futures=True)
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.join()
+        for connection in connections:
+            connection.close()
 
 
-def _start_worker(path: Path, split: dict[str, float], counters, tasks: list[Task]) -> None:
-    """Sets up a worker process."""
+def _work(connection: Connection, path: Path, split: dict[str, float]) -> None:
+    """A worker process: writes the tasks that come until it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process stops the workers
     threading.Thread(target=_die_with_parent, daemon=True).start()
-
-    def report(documents: int, text_bytes: int) -> None:
-        with counters.get_lock():
-            counters[_DOCUMENTS] += documents
-            counters[_TEXT_BYTES] += text_bytes
-            if counters[_STOP]:
-                raise Stopped
-
-    tokenizer = Tokenizer.load(path / TOKENIZER)
-    _worker.update(path=path, tasks=tasks, tokenizer=tokenizer, split=split, report=report)
+    try:
+        tokenizer = Tokenizer.load(path / TOKENIZER)
+        connection.send((_READY,))
+        while True:
+            record = _write(
+                path, connection.recv(), tokenizer, split, lambda *n: connection.send((_REPORT, *n))
+            )
+            connection.send((_DONE, record))
+    except UserError as error:
+        connection.send((_FAILED, error))
+    except Exception:  # whatever it is, and whether or not it can be pickled
+        error = RuntimeError(f"in a worker process:\n{traceback.format_exc()}")
+        with contextlib.suppress(ConnectionError):  # the main process is gone
+            connection.send((_FAILED, error))
 
 
 def _die_with_parent() -> None:
-    """A worker whose parent was killed would wait for tasks for ever."""
+    """A worker whose parent was killed would write on, beside those of the next prepare."""
     parent = multiprocessing.parent_process()
     if parent is not None:
-        wait_for_end([parent.sentinel])
+        wait([parent.sentinel])
         os._exit(1)
-
-
-def _run_task(number: int) -> dict:
-    task = _worker["tasks"][number]
-    return _write(_worker["path"], task, _worker["tokenizer"], _worker["split"], _worker["report"])
 
 
 def _write(

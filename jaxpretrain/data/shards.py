@@ -24,10 +24,6 @@ KINDS = ("tokens", "ends", "counts")
 _FLUSH_CHARACTERS = 1 << 19
 
 
-class Stopped(Exception):
-    """Raised by `report` to end a worker early."""
-
-
 def token_dtype(vocab_size: int) -> str:
     """The smallest little-endian dtype that holds every id."""
     return "<u2" if vocab_size <= 1 << 16 else "<u4"
