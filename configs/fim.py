@@ -2,7 +2,9 @@
 
     launch/local.sh --config configs/fim.py
 
-Not measured yet.
+Measured on two CPU cores (jax 0.10.2), beside other work: 273 s after installation, of which 235 s
+of training at 7,900 tokens/s. On the test documents 4.36 nats per token of text (a unigram model:
+6.21): 4.32 in rows left as they were, 4.43 in rows that are rearranged.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,9 @@
 
     launch/local.sh --config configs/mtp.py
 
-Not measured yet.
+Measured on two CPU cores (jax 0.10.2), beside other work: 397 s after installation, of which 355 s
+of training at 5,200 tokens/s. On the test documents 4.29 nats for the next token (a unigram model:
+6.21; 1.91 bits per byte), and 4.25 for the one after it, which is told the next.
 """
 
 from ml_collections import ConfigDict

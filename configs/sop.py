@@ -2,7 +2,10 @@
 
     launch/local.sh --config configs/sop.py
 
-Not measured yet.
+Measured on two CPU cores (jax 0.10.2): 148 s after installation, of which 118 s of training at
+15,600 tokens/s. On the test documents 48% of the pairs are told right, at 0.6934 nats: chance (ln 2
+is 0.6931). One class per row is too little to learn from in so short a run; beside masked tokens it
+is learned (albert.py).
 """
 
 from ml_collections import ConfigDict
