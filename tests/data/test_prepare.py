@@ -394,10 +394,11 @@ def test_a_worker_that_dies_is_reported(make):
 
 
 def test_what_a_worker_did_not_expect_is_shown_with_where_it_happened(make, tmp_path):
-    Tokenizer.train(topics(1, 40)[0], **SMALL).save(tmp_path / "t.model")
+    file = tmp_path / "t.model"
+    Tokenizer.train(topics(1, 40)[0], **SMALL).save(file)
     source = Tiny(texts=topics(3, 12), note=str(tmp_path / "no such folder" / "note"))
     with pytest.raises(RuntimeError, match="(?s)in a worker.*tiny_source.py.*FileNotFoundError"):
-        make(sources={"docs": source}, tokenizer_args={"file": str(tmp_path / "t.model")}, workers=2)
+        make(sources={"docs": source}, tokenizer_args={"file": str(file)}, workers=2)
 
 
 class Terminal(io.StringIO):
