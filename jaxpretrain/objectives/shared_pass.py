@@ -31,7 +31,8 @@ def merge(
     """One example of which each row is that of one of several examples.
 
     Args:
-        examples: of the same rows, by different objectives.
+        examples: of the same rows, by different objectives; none has token types, since those that
+            do have a head for their pairs and cannot share.
         visibilities: of the objectives.
         chosen: int32 ``[rows]``, which of the examples a row is taken from.
         pad: token at positions that an example does not have.
@@ -42,9 +43,8 @@ def merge(
     size = max(example.inputs.shape[1] for example in examples)
     dense = any(example.slots is None for example in examples)
     slots = size if dense else max(example.slots.shape[1] for example in examples)
-    typed = any(example.types is not None for example in examples)
     alike = [
-        _alike(example, visibility, size, slots, dense, typed, pad)
+        _alike(example, visibility, size, slots, dense, pad)
         for example, visibility in zip(examples, visibilities, strict=True)
     ]
 
@@ -59,7 +59,7 @@ def merge(
 
 
 def _alike(
-    example: Example, visibility: str, size: int, slots: int, dense: bool, typed: bool, pad: int
+    example: Example, visibility: str, size: int, slots: int, dense: bool, pad: int
 ) -> Example:
     """The example in the shapes that all of them get."""
     rows = example.inputs.shape[0]
@@ -75,10 +75,6 @@ def _alike(
         targets, weights, where = scatter(place, targets), scatter(place, weights), None
     everything = jnp.full(rows, size, jnp.int32)
     prefix = {"causal": jnp.zeros(rows, jnp.int32), "full": everything, "prefix": example.prefix}
-    types = None
-    if typed:
-        types = jnp.zeros_like(example.inputs) if example.types is None else example.types
-        types = wider(types, size)
     return Example(
         inputs=wider(example.inputs, size, pad),
         segments=wider(example.segments, size),
@@ -87,6 +83,5 @@ def _alike(
         slots=None if where is None else wider(where, slots),
         weights=wider(weights, slots),
         prefix=prefix[visibility],
-        types=types,
         counts=jnp.sum(weights, axis=1) if example.counts is None else example.counts,
     )
