@@ -131,6 +131,26 @@ def test_a_generator_that_knows_nothing_samples_every_piece_alike():
     )
 
 
+def test_sampled_tokens_have_the_probabilities_of_the_generator():
+    """In a text of one token alone, what is not replaced tells that token's probability."""
+    backbone = small_backbone(VOCAB, layers=1, width=16, heads=2, head_bias=True)
+    objective = RTD().bind(backbone, VOCAB)
+    params = jax.tree.map(jnp.zeros_like, objective.init(jax.random.key(0)))
+    token, probability = VOCAB.first_regular + 2, 0.7
+    odds = probability / (1 - probability) * (VOCAB.size - 1)
+    head = params["generator"]["head"]
+    head = head | {"bias": head["bias"].at[token].set(np.log(odds))}
+    params = params | {"generator": params["generator"] | {"head": head}}
+    batch = small_batch(2, VOCAB, rows=500, length=24)
+    regular = batch.tokens >= VOCAB.first_regular
+    batch = batch._replace(tokens=np.where(regular, token, batch.tokens))
+    example, keys = EXAMPLE(batch, jax.random.key(0))
+    sums = jax.jit(partial(objective.loss, train=True, progress=START))(params, example, keys)
+    chosen = float(np.sum(example.weights))
+    kept = 1 - float(sums["replaced"].total) / chosen
+    assert abs(kept - probability) < 5 * np.sqrt(probability * (1 - probability) / chosen)
+
+
 def test_a_generator_wider_than_the_discriminator_is_refused():
     with pytest.raises(UserError, match="generator_size is 1.5"):
         RTD(generator_size=1.5)
