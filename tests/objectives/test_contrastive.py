@@ -83,6 +83,31 @@ def test_negatives_cross_devices_and_so_do_their_gradients(objective):
     assert one > 0.1
 
 
+@pytest.mark.parametrize(
+    "objective",
+    [SimCSE(hard_negatives=2, temperature=0.3), Crops(hard_negatives=1, symmetric=False)],
+    ids=lambda o: o.name,
+)
+def test_the_loss_is_that_of_the_query_the_key_and_the_hard_negatives(objective):
+    bound = objective.bind(BACKBONE, VOCAB)
+    params = bound.init(jax.random.key(0))
+    make = jax.jit(partial(bound.example, train=True, progress=None))
+    example, keys = make(document_rows(5, VOCAB, rows=8, length=16), KEY)
+    vectors = np.asarray(jax.jit(bound.vectors)(params, example, keys), np.float64)
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-30)
+    total, weight = reference.info_nce(
+        unit[:, 0],
+        unit[:, 1],
+        objective.temperature,
+        np.asarray(example.weights) > 0,
+        hard=unit[:, 2:],
+        symmetric=objective.symmetric,
+    )
+    found = jax.jit(partial(bound.loss, train=True, progress=None))(params, example, keys)["loss"]
+    np.testing.assert_allclose(found.total, total, rtol=1e-4)
+    assert found.weight == weight > 0
+
+
 def test_chunks_change_nothing():
     batch = document_rows(1, VOCAB, rows=8, length=10, full=True)
     whole = loss_and_gradient(SimCSE(), batch, 1)
