@@ -148,11 +148,11 @@ def _work(connection: Connection, path: Path, split: dict[str, float]) -> None:
             )
             connection.send((_DONE, record))
     except UserError as error:
-        connection.send((_FAILED, error))
+        failure = error
     except Exception:  # whatever it is, and whether or not it can be pickled
-        error = RuntimeError(f"in a worker process:\n{traceback.format_exc()}")
-        with contextlib.suppress(ConnectionError):  # the main process is gone
-            connection.send((_FAILED, error))
+        failure = RuntimeError(f"in a worker process:\n{traceback.format_exc()}")
+    with contextlib.suppress(ConnectionError):  # the main process is gone
+        connection.send((_FAILED, failure))
 
 
 def _die_with_parent() -> None:

@@ -269,6 +269,24 @@ def test_shares_and_cosines_are_those_of_the_gradients(mode):
     )
 
 
+@pytest.mark.parametrize("weighting", ["fixed", "uncertainty", "equal_share"])
+def test_the_weight_that_is_logged_has_all_factors_in_it(weighting):
+    objective = mixture("mlm", "clm", weights=[1.0, 3.0], weighting=weighting)
+    objective = objective.bind(BACKBONE, VOCAB)
+    _, _, state, settings = prepared(objective)
+    expected = {"the_mlm": 1.0, "the_clm": 3.0}
+    if weighting == "uncertainty":
+        state.params["log_variance"]["the_clm"] = jnp.float32(0.7)
+        expected["the_clm"] *= np.exp(-0.7)
+    batch = small_batch(6, VOCAB, rows=8, length=16)
+    after, metrics = jax.jit(partial(measure, mixture=objective, **settings))(state, batch)
+    if weighting == "equal_share":
+        assert after.balance["the_clm"] != 1.0
+        expected = {name: expected[name] * float(after.balance[name]) for name in expected}
+    for name, weight in expected.items():
+        np.testing.assert_allclose(metrics[f"task_weight/{name}"], weight, rtol=1e-6)
+
+
 def test_adapted_factors_bring_the_shares_to_the_proportion_of_the_weights():
     weights = {"a": 1.0, "b": 3.0}
     norms = {"a": 50.0, "b": 3.0}  # with the weights

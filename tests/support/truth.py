@@ -12,7 +12,7 @@ from jaxpretrain.step import jit_eval_step, jit_train_step
 from jaxpretrain.types import Batch
 from support.small import SPECIAL, small_backbone
 
-# Programs that run long are worth more compiling than `conftest.py` allows.
+# Programs that run long are worth more compiling than `conftest.py` allows: from some 250 steps on.
 OPTIMISED = {"xla_backend_optimization_level": 2, "xla_llvm_disable_expensive_passes": False}
 HELD_OUT = 10**6  # seed of the first held-out batch; training counts from 0
 
