@@ -21,7 +21,7 @@ from jaxpretrain.models.config import TransformerConfig
 from jaxpretrain.models.transformer import Backbone
 from jaxpretrain.objectives import OBJECTIVES, Mixture
 from jaxpretrain.optim import make_optimizer
-from jaxpretrain.sharding import make_mesh
+from jaxpretrain.sharding import Placement, make_mesh
 from jaxpretrain.state import abstract_state, init_state
 from jaxpretrain.step import jit_train_step, progress_at
 from jaxpretrain.types import Batch
@@ -72,8 +72,11 @@ def step_seconds(backbone: Backbone, vocab: Vocab, batch: Batch, repeats: int) -
     """Median time of a training step of `mlm`."""
     objective = OBJECTIVES["mlm"]().bind(backbone, vocab)
     optimizer = make_optimizer(total_steps=1000)
-    abstract = abstract_state(objective, optimizer, make_mesh(devices=jax.devices()[:1]))
-    step = jit_train_step(objective, optimizer, abstract, seed=0, total_steps=1000, microbatches=1)
+    placement = Placement(make_mesh(devices=jax.devices()[:1]))
+    abstract = abstract_state(objective, optimizer, placement)
+    step = jit_train_step(
+        objective, optimizer, abstract, placement, seed=0, total_steps=1000, microbatches=1
+    )
     state = init_state(objective, optimizer, 0, abstract)
 
     def run():

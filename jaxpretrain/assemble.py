@@ -10,7 +10,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxpretrain import config as config_lib
@@ -25,7 +24,7 @@ from jaxpretrain.evaluation.heldout import HeldOut, held_out
 from jaxpretrain.models.transformer import Backbone
 from jaxpretrain.objectives import Objective
 from jaxpretrain.optim import Optimizer
-from jaxpretrain.sharding import batch_sharding, check_batch, make_mesh
+from jaxpretrain.sharding import MESH_AXES, Placement, check_batch, make_mesh
 from jaxpretrain.state import TrainState, abstract_state
 from jaxpretrain.step import jit_eval_step
 from jaxpretrain.types import Batch
@@ -40,7 +39,7 @@ class Pieces(NamedTuple):
     store: Store
     objective: Objective
     optimizer: Optimizer
-    mesh: Mesh
+    placement: Placement
     abstract: TrainState
 
 
@@ -100,8 +99,9 @@ def assemble(config: ConfigDict, *, verify: bool = False) -> Pieces:
         )
     store = Store.open(path, verify=verify)
     check_store(config, store)
-    mesh = make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
-    check_batch(mesh, config.data.batch_size, config.train.microbatches)
+    mesh = make_mesh(**{axis: config.mesh[axis] for axis in MESH_AXES})
+    placement = Placement(mesh, config.mesh.rules.to_dict())
+    check_batch(placement, config.data.batch_size, config.train.microbatches)
     vocab = store.tokenizer.vocab
     backbone = Backbone(config_lib.model_config(config, vocab.size))
     objective = config_lib.make_objective(config).bind(backbone, vocab)
@@ -109,12 +109,12 @@ def assemble(config: ConfigDict, *, verify: bool = False) -> Pieces:
     objective.check_run(
         length=config.data.length,
         batch_size=config.data.batch_size,
-        devices=mesh.size,
+        devices=placement.parts("rows"),
         microbatches=config.train.microbatches,
     )
     optimizer = config_lib.optimizer(config)
-    abstract = abstract_state(objective, optimizer, mesh, config.mesh.rules.to_dict())
-    return Pieces(config, store, objective, optimizer, mesh, abstract)
+    abstract = abstract_state(objective, optimizer, placement)
+    return Pieces(config, store, objective, optimizer, placement, abstract)
 
 
 def row_view(config: ConfigDict, objective: Objective) -> type[PackedRows | DocumentRows]:
@@ -176,7 +176,7 @@ def training_batches(pieces: Pieces, start: int, stop: int) -> Iterator[Batch]:
         process_count=jax.process_count(),
         loader=config.data.loader,
     )
-    return to_device(batches, batch_sharding(pieces.mesh), config.data.prefetch)
+    return to_device(batches, pieces.placement.batch, config.data.prefetch)
 
 
 def held_out_rows(pieces: Pieces, split: str) -> PackedRows | DocumentRows:
@@ -210,7 +210,7 @@ def held_out_batches(pieces: Pieces, split: str, limit: int = 0) -> Iterator[Bat
         limit=limit,
         scattered=isinstance(rows, DocumentRows),
     )
-    return to_device(batches, batch_sharding(pieces.mesh), config.data.prefetch)
+    return to_device(batches, pieces.placement.batch, config.data.prefetch)
 
 
 def training_counts(pieces: Pieces) -> np.ndarray:
@@ -233,7 +233,7 @@ def training_counts(pieces: Pieces) -> np.ndarray:
 def abstract_batch(pieces: Pieces) -> Batch:
     """Shapes and placement of a step's batch."""
     rows, length = pieces.config.data.batch_size, pieces.config.data.length
-    placed = batch_sharding(pieces.mesh)
+    placed = pieces.placement.batch
     flat = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=placed)
     wide = jax.ShapeDtypeStruct((rows, length), jnp.int32, sharding=placed)
     return Batch(wide, wide, wide, flat, flat, flat)
@@ -256,8 +256,7 @@ class Evaluator:
 
     def __init__(self, pieces: Pieces, split: str):
         held_out_rows(pieces, split)
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, pieces.abstract.params)
-        self._step = jit_eval_step(pieces.objective, shardings)
+        self._step = jit_eval_step(pieces.objective, pieces.abstract.params, pieces.placement)
         self._counts = training_counts(pieces)
         self._pieces, self._split = pieces, split
 

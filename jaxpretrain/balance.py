@@ -7,15 +7,15 @@ a task drowns out the others, or works against them.
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 
-import jax
 import jax.numpy as jnp
 import optax
 
 from jaxpretrain.objectives.mixture import Mixture
-from jaxpretrain.sharding import batch_sharding, replicated
+from jaxpretrain.sharding import Placement
 from jaxpretrain.state import TrainState
-from jaxpretrain.step import Metrics, gradient_and_sums, progress_at
+from jaxpretrain.step import Metrics, gradient_and_sums, jit_update, progress_at
 from jaxpretrain.types import Array, Batch
 
 # How far the factors of a mixture that balances itself go towards what one measurement asks for,
@@ -128,28 +128,19 @@ def _normalised(factors: dict[str, Array], weights: dict[str, Array]) -> dict[st
 
 
 def jit_measure(
-    mixture: Mixture, abstract: TrainState, *, seed: int, total_steps: int, microbatches: int
+    mixture: Mixture,
+    abstract: TrainState,
+    placement: Placement,
+    *,
+    seed: int,
+    total_steps: int,
+    microbatches: int,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """`measure` under `jax.jit`, sharded as the abstract state says."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    mesh = shardings.step.mesh
-
-    def run(state, batch):
-        return measure(
-            state,
-            batch,
-            mixture=mixture,
-            seed=seed,
-            total_steps=total_steps,
-            microbatches=microbatches,
-        )
-
-    return jax.jit(
-        run,
-        in_shardings=(shardings, batch_sharding(mesh)),
-        out_shardings=(shardings, replicated(mesh)),
-        donate_argnums=0,
+    """`measure` under `jax.jit`, placed on the mesh."""
+    function = partial(
+        measure, mixture=mixture, seed=seed, total_steps=total_steps, microbatches=microbatches
     )
+    return jit_update(function, abstract, placement)
 
 
 class Watch:

@@ -1,15 +1,13 @@
 """What training changes: step, parameters, optimizer state; made in place on the mesh."""
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from jaxpretrain.objectives.base import Objective
 from jaxpretrain.optim import Optimizer
-from jaxpretrain.sharding import DEFAULT_RULES, parameter_shardings, replicated
+from jaxpretrain.sharding import Placement
 from jaxpretrain.types import Array
 
 
@@ -36,21 +34,16 @@ def make_state(objective: Objective, optimizer: Optimizer, seed: int) -> TrainSt
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, objective.initial_balance())
 
 
-def abstract_state(
-    objective: Objective,
-    optimizer: Optimizer,
-    mesh: Mesh,
-    rules: Mapping[str, str] = DEFAULT_RULES,
-) -> TrainState:
+def abstract_state(objective: Objective, optimizer: Optimizer, placement: Placement) -> TrainState:
     """Shapes, types and shardings of the state, without making it.
 
     Returns:
         A TrainState of `jax.ShapeDtypeStruct`, which `jax.jit`, Orbax and `init_state` take.
     """
     shapes = jax.eval_shape(lambda: make_state(objective, optimizer, 0))
-    placed = parameter_shardings(mesh, objective.axes(), shapes.params, rules)
+    placed = placement.parameters(objective.axes(), shapes.params)
     structure = jax.tree.structure(shapes.params)
-    whole = replicated(mesh)
+    whole = placement.whole
 
     # Moments have the structure of the parameters, so they are placed like them.
     def like_params(node):

@@ -1,15 +1,15 @@
 """The pure train and eval steps. Nothing here knows the objective or the number of devices."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import NamedSharding
 
 from jaxpretrain.objectives.base import Objective, split_rows, total_loss
 from jaxpretrain.optim import Optimizer
-from jaxpretrain.sharding import batch_sharding, replicated
+from jaxpretrain.sharding import Placement
 from jaxpretrain.state import TrainState
 from jaxpretrain.types import Array, Batch, Progress, Sums
 
@@ -139,44 +139,61 @@ def jit_train_step(
     objective: Objective,
     optimizer: Optimizer,
     abstract: TrainState,
+    placement: Placement,
     *,
     seed: int,
     total_steps: int,
     microbatches: int,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """`train_step` under `jax.jit`, sharded as the abstract state says, the old state donated."""
+    """`train_step` under `jax.jit`, placed on the mesh, the old state donated."""
+    step = partial(
+        train_step,
+        objective=objective,
+        optimizer=optimizer,
+        seed=seed,
+        total_steps=total_steps,
+        microbatches=microbatches,
+    )
+    return jit_update(step, abstract, placement)
+
+
+def jit_update(
+    function: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+    abstract: TrainState,
+    placement: Placement,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """What makes of a state and a batch another state and metrics, under `jax.jit`.
+
+    Args:
+        function: pure.
+        abstract: how the state is placed, before and after; the old one is donated.
+        placement: of the batch and of the activations.
+    """
+
+    def update(state, batch):
+        with placement.of_activations():
+            return function(state, batch)
+
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    mesh = shardings.step.mesh
-
-    def step(state, batch):
-        return train_step(
-            state,
-            batch,
-            objective=objective,
-            optimizer=optimizer,
-            seed=seed,
-            total_steps=total_steps,
-            microbatches=microbatches,
-        )
-
     return jax.jit(
-        step,
-        in_shardings=(shardings, batch_sharding(mesh)),
-        out_shardings=(shardings, replicated(mesh)),
+        update,
+        in_shardings=(shardings, placement.batch),
+        out_shardings=(shardings, placement.whole),
         donate_argnums=0,
     )
 
 
 def jit_eval_step(
-    objective: Objective, param_shardings: dict[str, NamedSharding]
+    objective: Objective, abstract_params: dict, placement: Placement
 ) -> Callable[[dict, Batch], tuple[Sums, Array]]:
-    """`eval_step` under `jax.jit`."""
-    mesh = jax.tree.leaves(param_shardings)[0].mesh
-    return jax.jit(
-        lambda params, batch: eval_step(params, batch, objective=objective),
-        in_shardings=(param_shardings, batch_sharding(mesh)),
-        out_shardings=replicated(mesh),
-    )
+    """`eval_step` under `jax.jit`, placed on the mesh."""
+
+    def step(params, batch):
+        with placement.of_activations():
+            return eval_step(params, batch, objective=objective)
+
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_params)
+    return jax.jit(step, in_shardings=(shardings, placement.batch), out_shardings=placement.whole)
 
 
 def run_key(seed: int) -> Array:

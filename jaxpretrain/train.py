@@ -57,6 +57,7 @@ def train(config: ConfigDict, workdir: Path, *, verify: bool = False) -> dict:
         objective,
         optimizer,
         pieces.abstract,
+        pieces.placement,
         seed=config.seed,
         total_steps=steps,
         microbatches=config.train.microbatches,
@@ -196,6 +197,7 @@ class Balance:
         self._function = jit_measure(
             pieces.objective,
             pieces.abstract,
+            pieces.placement,
             seed=pieces.config.seed,
             total_steps=pieces.config.train.steps,
             microbatches=pieces.config.train.microbatches,

@@ -9,7 +9,7 @@ import pytest
 from jaxpretrain.objectives import OBJECTIVES
 from jaxpretrain.objectives.base import split_rows
 from jaxpretrain.optim import make_optimizer
-from jaxpretrain.sharding import batch_sharding, make_mesh
+from jaxpretrain.sharding import Placement, make_mesh
 from jaxpretrain.state import abstract_state, init_state
 from jaxpretrain.step import eval_step, jit_train_step
 from jaxpretrain.types import Batch
@@ -24,22 +24,28 @@ BACKBONE = small_backbone(VOCAB, dropout=0.1, token_types=2, layers=1, scan_laye
 
 def run(name, *, microbatches=1, data=1, fsdp=1, steps=STEPS, seed=0):
     """Losses, gradient norms and final parameters of a few steps, dropout on."""
-    mesh = make_mesh(data=data, fsdp=fsdp, devices=jax.devices()[: data * fsdp])
+    placement = Placement(make_mesh(data=data, fsdp=fsdp, devices=jax.devices()[: data * fsdp]))
     objective = OBJECTIVES[name]().bind(BACKBONE, VOCAB)
     # SGD-like epsilon: Adam's first steps divide by the gradient's size, which would turn the
     # rounding of a gradient near 0 into a step of full size.
     optimizer = make_optimizer(
         total_steps=10, learning_rate=1e-2, warmup_steps=0, epsilon=1e-2, beta2=0.9
     )
-    abstract = abstract_state(objective, optimizer, mesh)
+    abstract = abstract_state(objective, optimizer, placement)
     state = init_state(objective, optimizer, 0, abstract)
     step = jit_train_step(
-        objective, optimizer, abstract, seed=seed, total_steps=10, microbatches=microbatches
+        objective,
+        optimizer,
+        abstract,
+        placement,
+        seed=seed,
+        total_steps=10,
+        microbatches=microbatches,
     )
     history = []
     for number in range(steps):
         batch = small_batch(number, VOCAB, rows=16, length=24, view=objective.views[0])
-        batch = Batch(*(jax.device_put(x, batch_sharding(mesh)) for x in batch))
+        batch = Batch(*(jax.device_put(x, placement.batch) for x in batch))
         state, metrics = step(state, batch)
         history.append({key: float(value) for key, value in metrics.items()})
     return history, jax.device_get(state.params), abstract

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpretrain.errors import UserError
+from jaxpretrain.models.placement import is_divided, place
 from jaxpretrain.types import Array
 
 Visibility = Literal["causal", "full", "prefix"]
@@ -32,12 +33,12 @@ def visibility_mask(segments: Array, prefix: Array | None, visibility: Visibilit
     """
     visible = segments[:, None, :, None] == segments[:, None, None, :]
     if visibility == "full":
-        return visible
+        return place(visible, "rows", "", "length", "")
     index = jnp.arange(segments.shape[1])
     allowed = index[None, :] <= index[:, None]
     if visibility == "prefix":
         allowed = allowed | (index[None, None, None, :] < prefix[:, None, None, None])
-    return visible & allowed
+    return place(visible & allowed, "rows", "", "length", "")
 
 
 def attention(
@@ -97,6 +98,7 @@ def _fused_or_plain(query, key, bias, asked: str) -> str:
         "an NVIDIA GPU": not jax.devices()[0].device_kind.startswith("NVIDIA"),
         "bfloat16 or float16": query.dtype not in (jnp.bfloat16, jnp.float16),
         "positions other than 'relative'": bias is not None,
+        "mesh.context 1": is_divided("length"),
         f"a row length that is even, not {length}": length % 2 == 1,
         f"heads of a width that is a multiple of 8 up to 128, not {size}": size % 8 or size > 128,
     }

@@ -13,6 +13,7 @@ from flax import nnx
 
 from jaxpretrain.models.attention import attention, rotate
 from jaxpretrain.models.config import TransformerConfig
+from jaxpretrain.models.placement import is_divided, place
 from jaxpretrain.types import Array
 
 ACTIVATIONS = {
@@ -44,9 +45,12 @@ class Dense(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         kernel = self.kernel[...].astype(x.dtype)
-        outer, out = x.shape[: x.ndim - self.dims], kernel.shape[self.dims :]
-        y = x.reshape(math.prod(outer), -1) @ kernel.reshape(-1, math.prod(out))
-        y = y.reshape(*outer, *out)
+        if is_divided("length"):  # an axis of rows and positions together could not be divided so
+            y = jnp.tensordot(x, kernel, self.dims)
+        else:  # twice as fast on a CPU
+            outer, out = x.shape[: x.ndim - self.dims], kernel.shape[self.dims :]
+            y = x.reshape(math.prod(outer), -1) @ kernel.reshape(-1, math.prod(out))
+            y = y.reshape(*outer, *out)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
@@ -108,6 +112,9 @@ class Attention(nnx.Module):
         if config.positions == "rotary" and memory is None:
             query = rotate(query, positions, config.rotary_base)
             key = rotate(key, positions, config.rotary_base)
+        # Each device has its positions' queries, and all positions' keys and values.
+        query = place(query, "rows", "length", "heads", "head")
+        key, value = (place(x, "rows", "", "kv_heads", "head") for x in (key, value))
         mixed = attention(
             query,
             key,
@@ -119,7 +126,7 @@ class Attention(nnx.Module):
             dropout=config.attention_dropout,
             dropout_keys=keys,
         )
-        return self.output(mixed)
+        return self.output(place(mixed, "rows", "length", "heads", "head"))
 
 
 class FeedForward(nnx.Module):
@@ -139,8 +146,10 @@ class FeedForward(nnx.Module):
     def __call__(self, x: Array) -> Array:
         activate = ACTIVATIONS[self.activation]
         if self.gate is None:
-            return self.down(activate(self.up(x)))
-        return self.down(activate(self.gate(x)) * self.up(x))
+            hidden = activate(self.up(x))
+        else:
+            hidden = activate(self.gate(x)) * self.up(x)
+        return self.down(place(hidden, "rows", "length", "mlp"))
 
 
 class Embed(nnx.Module):

@@ -7,6 +7,7 @@ from flax import nnx
 from jaxpretrain.models.attention import relative_buckets, row_dropout
 from jaxpretrain.models.config import TransformerConfig
 from jaxpretrain.models.layers import Attention, FeedForward, Norm, split_keys
+from jaxpretrain.models.placement import place
 from jaxpretrain.types import Array
 
 
@@ -49,6 +50,7 @@ class Block(nnx.Module):
             sublayers.insert(1, (self.cross_norm, cross))
         for norm, sublayer in sublayers:
             x = x + sublayer(norm(x)) if config.norm_position == "pre" else norm(x + sublayer(x))
+            x = place(x, "rows", "length", "width")
         return x
 
 

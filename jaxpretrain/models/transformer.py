@@ -11,6 +11,7 @@ from jaxpretrain.models.attention import Visibility, row_dropout, visibility_mas
 from jaxpretrain.models.config import TransformerConfig
 from jaxpretrain.models.functional import Functional
 from jaxpretrain.models.layers import ACTIVATIONS, Dense, Embed, Norm, split_keys
+from jaxpretrain.models.placement import place
 from jaxpretrain.models.stack import Stack
 from jaxpretrain.types import Array, Source
 
@@ -45,6 +46,7 @@ class Head(nnx.Module):
             x = self.norm(ACTIVATIONS[self.activation](self.transform(x)))
         kernel = table.T if self.kernel is None else self.kernel[...]
         logits = jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
+        logits = place(logits, "rows", *["length"] * (logits.ndim - 2), "vocab")
         return logits if self.bias is None else logits + self.bias[...]
 
 
@@ -113,7 +115,8 @@ class Transformer(nnx.Module):
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         x = row_dropout(x, config.dropout, keys).astype(computing_dtype(config))
-        return x if self.projection is None else self.projection(x)
+        x = x if self.projection is None else self.projection(x)
+        return place(x, "rows", "length", "width")
 
     def logits(self, hidden: Array) -> Array:
         """See `Backbone.logits`."""

@@ -18,6 +18,7 @@ from jaxpretrain.errors import UserError
 from jaxpretrain.losses import accuracy, token_nats
 from jaxpretrain.models.attention import Visibility
 from jaxpretrain.models.flops import forward_flops
+from jaxpretrain.models.placement import place
 from jaxpretrain.models.transformer import Backbone
 from jaxpretrain.types import Array, Batch, Example, Progress, Sum, Sums
 
@@ -197,6 +198,8 @@ class Objective(ABC):
         """The corruption of a batch, and one key per row for `loss`, given the run's key."""
         keys = row_keys(key, self.name + "/corrupt", batch)
         example = self.corrupt(keys, batch, train=train, progress=progress)
+        # Only what the backbone computes is divided further than by rows.
+        example = jax.tree.map(lambda x: place(x, "rows", *[""] * (x.ndim - 1)), example)
         return example, row_keys(key, self.name + "/loss", batch)
 
     def encode(self, params: dict, example: Example, dropout_keys: Array | None) -> Array:
@@ -230,6 +233,7 @@ class Objective(ABC):
         """
         if example.slots is not None:
             hidden = jnp.take_along_axis(hidden, example.slots[:, :, None], axis=1)
+            hidden = place(hidden, "rows", "length", "width")
         logits = self.backbone.logits(params, hidden)
         each = token_nats(logits, example.targets)
         nats = jnp.sum(each * example.weights, axis=1)

@@ -12,13 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxpretrain.errors import UserError
 from jaxpretrain.objectives import OBJECTIVES
 from jaxpretrain.objectives.base import total_loss
 from jaxpretrain.objectives.sequence_to_sequence import SequenceToSequence
-from jaxpretrain.sharding import batch_sharding, make_mesh, parameter_shardings
+from jaxpretrain.sharding import Placement, make_mesh
 from jaxpretrain.types import Batch, Example, Progress
 from support.small import example_objective, small_backbone, small_batch, small_vocab
 
@@ -314,12 +313,17 @@ def test_evaluation_is_deterministic_and_has_no_dropout(case):
 
 
 def test_one_and_eight_devices_agree(case):
-    mesh = make_mesh(data=4, fsdp=2)
-    placed = parameter_shardings(mesh, case.objective.axes(), case.params)
+    """On a mesh that divides parameters, heads and positions; test_sharding has more of them."""
+    placement = Placement(make_mesh(data=1, fsdp=2, tensor=2, context=2))
+
+    def placed(params, batch):
+        with placement.of_activations():
+            return run(case.objective, True, params, batch)
+
     over_mesh = jax.jit(
-        partial(run, case.objective, True),
-        in_shardings=(placed, batch_sharding(mesh)),
-        out_shardings=NamedSharding(mesh, PartitionSpec()),
+        placed,
+        in_shardings=(placement.parameters(case.objective.axes(), case.params), placement.batch),
+        out_shardings=placement.whole,
     )
     assert_sums_close(case.sums(case.batch), over_mesh(case.params, case.batch))
 

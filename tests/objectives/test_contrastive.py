@@ -16,7 +16,7 @@ from jaxpretrain.losses import info_nce
 from jaxpretrain.objectives.contrastive import pool
 from jaxpretrain.objectives.crops import Crops
 from jaxpretrain.objectives.simcse import SimCSE
-from jaxpretrain.sharding import batch_sharding, make_mesh
+from jaxpretrain.sharding import Placement, make_mesh
 from support import masks_reference as reference
 from support.small import document_rows, small_backbone, small_vocab
 
@@ -66,7 +66,7 @@ def loss_and_gradient(objective, batch, devices):
         example, keys = objective.example(batch, KEY, train=True, progress=None)
         return objective.loss(params, example, keys, train=True, progress=None)["loss"].mean()
 
-    batch = jax.device_put(batch, batch_sharding(mesh))
+    batch = jax.device_put(batch, Placement(mesh).batch)
     return jax.jit(jax.value_and_grad(loss))(params, batch)
 
 

@@ -16,7 +16,7 @@ from jaxpretrain.objectives.base import total_loss
 from jaxpretrain.objectives.clm import CLM
 from jaxpretrain.objectives.mlm import MLM
 from jaxpretrain.optim import make_optimizer
-from jaxpretrain.sharding import make_mesh
+from jaxpretrain.sharding import Placement, make_mesh
 from jaxpretrain.state import abstract_state, init_state
 from jaxpretrain.step import jit_train_step, run_key
 from support.markov import MarkovSource
@@ -238,9 +238,11 @@ def prepared(objective, steps=300):
     optimizer = make_optimizer(
         total_steps=steps, learning_rate=3e-3, warmup_steps=10, weight_decay=0.0, clip_norm=0.0
     )
-    abstract = abstract_state(objective, optimizer, make_mesh(devices=jax.devices()[:1]))
+    placement = Placement(make_mesh(devices=jax.devices()[:1]))
+    abstract = abstract_state(objective, optimizer, placement)
     settings = {"seed": 0, "total_steps": steps, "microbatches": 1}
-    return optimizer, abstract, init_state(objective, optimizer, 0, abstract), settings
+    state = init_state(objective, optimizer, 0, abstract)
+    return optimizer, (abstract, placement), state, settings
 
 
 @pytest.mark.parametrize("mode", ["split", "alternate"])
@@ -359,9 +361,9 @@ def test_equal_shares_mend_a_mixture_built_to_be_lopsided():
             Task(name="mlm", objective=MLM(mask_rate=0.3)),
         )
         mixed = Mixture(tasks=tasks, weighting=weighting, measure_every=25).bind(backbone, vocab)
-        optimizer, abstract, state, settings = prepared(mixed, steps)
-        step = jit_train_step(mixed, optimizer, abstract, **settings)
-        look = jit_measure(mixed, abstract, **settings)
+        optimizer, placed, state, settings = prepared(mixed, steps)
+        step = jit_train_step(mixed, optimizer, *placed, **settings)
+        look = jit_measure(mixed, *placed, **settings)
         watch, warnings, shares = Watch(mixed), [], []
         for number in range(steps):
             batch = text(number)

@@ -6,7 +6,7 @@ import numpy as np
 from jaxpretrain.data.vocab import Vocab
 from jaxpretrain.models.transformer import Backbone
 from jaxpretrain.optim import make_optimizer
-from jaxpretrain.sharding import make_mesh
+from jaxpretrain.sharding import Placement, make_mesh
 from jaxpretrain.state import abstract_state, init_state
 from jaxpretrain.step import jit_eval_step, jit_train_step
 from jaxpretrain.types import Batch
@@ -14,6 +14,7 @@ from support.small import SPECIAL, small_backbone
 
 # Programs that run long are worth more compiling than `conftest.py` allows: from some 250 steps on.
 OPTIMISED = {"xla_backend_optimization_level": 2, "xla_llvm_disable_expensive_passes": False}
+ONE_DEVICE = Placement(make_mesh(devices=jax.devices()[:1]))
 HELD_OUT = 10**6  # seed of the first held-out batch; training counts from 0
 
 
@@ -47,9 +48,11 @@ def trained(objective, text, *, steps: int, learning_rate: float = 3e-3) -> dict
     optimizer = make_optimizer(
         total_steps=steps, learning_rate=learning_rate, warmup_steps=50, weight_decay=0.0
     )
-    abstract = abstract_state(objective, optimizer, make_mesh(devices=jax.devices()[:1]))
+    abstract = abstract_state(objective, optimizer, ONE_DEVICE)
     state = init_state(objective, optimizer, 0, abstract)
-    step = jit_train_step(objective, optimizer, abstract, seed=0, total_steps=steps, microbatches=1)
+    step = jit_train_step(
+        objective, optimizer, abstract, ONE_DEVICE, seed=0, total_steps=steps, microbatches=1
+    )
     step = step.lower(state, text(0)).compile(compiler_options=OPTIMISED if steps > 250 else None)
     for number in range(steps):
         state, _ = step(state, text(number))
@@ -58,7 +61,7 @@ def trained(objective, text, *, steps: int, learning_rate: float = 3e-3) -> dict
 
 def held_out(objective, params: dict, text, *, batches: int) -> dict[str, float]:
     """Means of all the sums over held-out batches."""
-    evaluate = jit_eval_step(objective, jax.tree.map(lambda leaf: leaf.sharding, params))
+    evaluate = jit_eval_step(objective, params, ONE_DEVICE)
     found = [
         jax.tree.map(np.float64, jax.device_get(evaluate(params, text(HELD_OUT + n))[0]))
         for n in range(batches)
