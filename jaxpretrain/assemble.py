@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from jaxpretrain import config as config_lib
 from jaxpretrain.data.order import Order
-from jaxpretrain.data.pipeline import eval_batches, to_device, train_batches
+from jaxpretrain.data.pipeline import eval_batches, rows_here, to_device, train_batches
 from jaxpretrain.data.prepare import prepare
 from jaxpretrain.data.prepare_request import tokenizer_request
 from jaxpretrain.data.rows import DocumentRows, PackedRows
@@ -172,11 +172,10 @@ def training_batches(pieces: Pieces, start: int, stop: int) -> Iterator[Batch]:
         start_step=start,
         stop_step=stop,
         pad_id=objective.vocab.pad,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        share=rows_here(pieces.placement.batch, config.data.batch_size),
         loader=config.data.loader,
     )
-    return to_device(batches, pieces.placement.batch, config.data.prefetch)
+    return to_device(batches, pieces.placement.batch, config.data.batch_size, config.data.prefetch)
 
 
 def held_out_rows(pieces: Pieces, split: str) -> PackedRows | DocumentRows:
@@ -204,13 +203,12 @@ def held_out_batches(pieces: Pieces, split: str, limit: int = 0) -> Iterator[Bat
         rows,
         batch_size=config.data.batch_size,
         pad_id=objective.vocab.pad,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        share=rows_here(pieces.placement.batch, config.data.batch_size),
         loader="threads",  # nothing to gain from tf.data for a few batches
         limit=limit,
         scattered=isinstance(rows, DocumentRows),
     )
-    return to_device(batches, pieces.placement.batch, config.data.prefetch)
+    return to_device(batches, pieces.placement.batch, config.data.batch_size, config.data.prefetch)
 
 
 def training_counts(pieces: Pieces) -> np.ndarray:

@@ -36,14 +36,13 @@ def train_batches(
     start_step: int,
     stop_step: int,
     pad_id: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: np.ndarray | None = None,
     loader: Loader = "auto",
 ) -> Iterator[Batch]:
     """Reads the batches of steps start_step … stop_step - 1.
 
-    Step s reads positions [s * batch_size, (s + 1) * batch_size) of the order's stream; each
-    process gets its contiguous slice of them.
+    Step s reads positions [s * batch_size, (s + 1) * batch_size) of the order's stream, whatever
+    the number of processes; each of them reads its share.
 
     Args:
         rows: the view to read.
@@ -52,20 +51,19 @@ def train_batches(
         start_step: the first step.
         stop_step: the step to stop before.
         pad_id: the token that fills short rows.
-        process_index: which slice is this process's.
-        process_count: how many slices there are.
+        share: which rows of each batch to read, as `rows_here` gives them; None means all.
         loader: "tf" (tf.data), "threads" (no TensorFlow needed), or "auto" ("tf" if TensorFlow is
             installed).
 
     Returns:
-        An iterator of batches of batch_size / process_count rows. It reads a few batches ahead in
-        threads, which end when it is closed, collected or exhausted.
+        An iterator of batches of as many rows as there are in the share. It reads a few batches
+        ahead in threads, which end when it is closed, collected or exhausted.
 
     Raises:
-        UserError: batch_size does not divide by process_count, loader is unknown, or TensorFlow
-            is asked for and missing. What reading raises, the iterator raises, unchanged.
+        UserError: loader is unknown, or TensorFlow is asked for and missing. What reading raises,
+            the iterator raises, unchanged.
     """
-    here = _slice(batch_size, process_index, process_count)
+    here = _share(batch_size, share)
 
     def read(step: int) -> Batch:
         set_index, epoch, row = order.locate(step * batch_size + here)
@@ -79,8 +77,7 @@ def eval_batches(
     *,
     batch_size: int,
     pad_id: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: np.ndarray | None = None,
     loader: Loader = "auto",
     limit: int = 0,
     scattered: bool = False,
@@ -98,7 +95,7 @@ def eval_batches(
     Raises:
         UserError: as for `train_batches`, or there are no rows.
     """
-    here = _slice(batch_size, process_index, process_count)
+    here = _share(batch_size, share)
     if rows.rows_total == 0:
         raise UserError(f"there are no rows to read in {', '.join(rows.names) or 'no sets'}")
 
@@ -118,15 +115,19 @@ def eval_batches(
 
 
 def to_device(
-    batches: Iterator[Batch], sharding: "jax.sharding.NamedSharding", depth: int = 2
+    batches: Iterator[Batch],
+    sharding: "jax.sharding.NamedSharding",
+    batch_size: int,
+    depth: int = 2,
 ) -> Iterator[Batch]:
-    """Puts each process's slices together as global arrays, ahead of use.
+    """Puts the shares of all processes together as global arrays, ahead of use.
 
     Args:
-        batches: this process's batches; any pytree of arrays whose first axis is the batch. It is
-            closed with the iterator that is returned.
+        batches: this process's shares of the batches, as `rows_here` says; any pytree of arrays
+            whose first axis is the batch. It is closed with the iterator that is returned.
         sharding: how the batch axis is divided. Arrays with fewer axes than its spec take the
             spec's beginning.
+        batch_size: rows of a global batch.
         depth: how many batches are on the devices, or on their way, beyond the one in use.
 
     Returns:
@@ -134,10 +135,18 @@ def to_device(
     """
     import jax
 
+    here = rows_here(sharding, batch_size)
+
     def put(array: np.ndarray) -> "jax.Array":
         spec = jax.sharding.PartitionSpec(*sharding.spec[: array.ndim])
         placed = jax.sharding.NamedSharding(sharding.mesh, spec, memory_kind=sharding.memory_kind)
-        return jax.make_array_from_process_local_data(placed, array)
+
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            first, stop, _ = index[0].indices(batch_size)  # neighbours, so they are neighbours here
+            begin = np.searchsorted(here, first)
+            return array[(slice(begin, begin + stop - first), *index[1:])]
+
+        return jax.make_array_from_callback((batch_size, *array.shape[1:]), placed, part)
 
     ahead = deque()
     try:
@@ -151,17 +160,23 @@ def to_device(
             batches.close()
 
 
-def _slice(batch_size: int, process_index: int, process_count: int) -> np.ndarray:
-    """Returns which rows of a global batch are this process's, int64 [rows]."""
-    if batch_size < 1 or batch_size % process_count:
-        raise UserError(
-            f"a batch of {batch_size} rows does not divide among {process_count} processes: "
-            "choose a multiple of their number"
-        )
-    if not 0 <= process_index < process_count:
-        raise UserError(f"process {process_index} is not one of {process_count} (from 0)")
-    share = batch_size // process_count
-    return np.arange(process_index * share, (process_index + 1) * share)
+def rows_here(sharding: "jax.sharding.NamedSharding", batch_size: int) -> np.ndarray:
+    """Which rows of a global batch the devices of this process hold: int64, ascending.
+
+    Two processes hold the same rows where a mesh axis that does not divide them crosses processes.
+    """
+    import jax
+
+    spec = jax.sharding.PartitionSpec(*sharding.spec[:1])
+    rows = jax.sharding.NamedSharding(sharding.mesh, spec)
+    parts = rows.addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[index] for index in parts]))
+
+
+def _share(batch_size: int, share: np.ndarray | None) -> np.ndarray:
+    if batch_size < 1:
+        raise UserError(f"a batch of {batch_size} rows: it must have at least 1")
+    return np.arange(batch_size) if share is None else np.asarray(share, np.int64)
 
 
 def _load(read: Callable[[int], Batch], steps: range, loader: str) -> Iterator[Batch]:

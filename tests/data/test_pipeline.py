@@ -91,7 +91,7 @@ def test_a_step_reads_its_positions_of_the_order(loader, view, weights):
 @pytest.mark.parametrize("view", [PackedRows, DocumentRows])
 def test_both_loaders_give_identical_batches(view):
     rows = make_rows(view)
-    for options in ({}, {"process_index": 1, "process_count": 2}):
+    for options in ({}, {"share": np.arange(4, 8)}):
         assert_same(train(rows, loader="tf", **options), train(rows, loader="threads", **options))
         assert_same(
             eval_batches(rows, batch_size=8, pad_id=PAD, loader="tf", **options),
@@ -108,23 +108,23 @@ def test_a_resumed_run_reads_the_very_same_batches(loader):
 
 @pytest.mark.parametrize("loader", LOADERS)
 @pytest.mark.parametrize("processes", [1, 2, 4])
-def test_the_slices_of_the_processes_are_the_global_batch(loader, processes):
+def test_the_shares_of_the_processes_are_the_global_batch(loader, processes):
     rows = make_rows()
 
     def joined(read):
         parts = zip(*[read(index) for index in range(processes)], strict=True)
         return [Batch(*map(np.concatenate, zip(*part, strict=True))) for part in parts]
 
-    def slices(index):
-        return train(rows, loader=loader, process_index=index, process_count=processes)
+    shares = np.split(np.arange(8), processes)
 
-    def eval_slices(index, count=processes):
-        return eval_batches(
-            rows, batch_size=8, pad_id=PAD, loader=loader, process_index=index, process_count=count
-        )
+    def slices(index):
+        return train(rows, loader=loader, share=shares[index])
+
+    def eval_slices(index):
+        return eval_batches(rows, batch_size=8, pad_id=PAD, loader=loader, share=shares[index])
 
     assert_same(joined(slices), train(rows))
-    assert_same(joined(eval_slices), eval_slices(0, 1))
+    assert_same(joined(eval_slices), eval_batches(rows, batch_size=8, pad_id=PAD, loader=loader))
     assert next(slices(0)).tokens.shape == (8 // processes, 16)
 
 
@@ -169,9 +169,7 @@ def test_eval_without_rows_is_an_error():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 10, "process_count": 4}, "10 rows does not divide among 4"),
         ({"batch_size": 0}, "batch of 0 rows"),
-        ({"process_index": 2, "process_count": 2}, "process 2 is not one of 2"),
         ({"loader": "tfdata"}, "no loader 'tfdata'"),
     ],
 )

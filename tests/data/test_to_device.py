@@ -45,7 +45,7 @@ needs_8_devices = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 (si
 def test_to_device_shards_the_batch_axis(shape, spec, rows_per_device):
     mesh = Mesh(np.array(jax.devices()[:8]).reshape(shape), ("data", "model")[: len(shape)])
     host = list(train())
-    device = list(to_device(train(), NamedSharding(mesh, PartitionSpec(*spec))))
+    device = list(to_device(train(), NamedSharding(mesh, PartitionSpec(*spec)), 8))
     assert len(device) == len(host)
     for here, there in zip(host, device, strict=True):
         assert type(there) is Batch
@@ -67,7 +67,7 @@ def test_to_device_keeps_depth_batches_ahead(depth):
             yield batch
 
     sharding = NamedSharding(Mesh(np.array(jax.devices()[:1]), ("data",)), PartitionSpec("data"))
-    device = to_device(batches(), sharding, depth)
+    device = to_device(batches(), sharding, 8, depth)
     assert put == []
     for step in range(20):
         next(device)
@@ -86,7 +86,7 @@ def test_closing_to_device_closes_the_reading():
 
     sharding = NamedSharding(Mesh(np.array(jax.devices()[:1]), ("data",)), PartitionSpec("data"))
     reading = batches()  # held here too, so that only closing ends it
-    device = to_device(reading, sharding)
+    device = to_device(reading, sharding, 8)
     next(device)
     assert not closed
     device.close()
@@ -101,7 +101,7 @@ index, port = int(sys.argv[1]), sys.argv[2]
 jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=index)
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxpretrain.data.order import Order
-from jaxpretrain.data.pipeline import to_device, train_batches
+from jaxpretrain.data.pipeline import rows_here, to_device, train_batches
 from jaxpretrain.data.rows import PackedRows
 from support.memory_set import random_set
 
@@ -115,23 +115,32 @@ def train(**options):
     )
 
 
-mesh = Mesh(np.array(jax.devices()), ("data",))
-assert mesh.size == 4 and len(jax.local_devices()) == 2
-slices = train(process_index=index, process_count=2)
+devices = np.array(jax.devices())
+assert devices.size == 4 and len(jax.local_devices()) == 2
+half = list(range(4 * index, 4 * index + 4))
 whole = list(train())
-device = list(to_device(slices, NamedSharding(mesh, PartitionSpec("data"))))
-assert len(device) == len(whole) == 6
-for there, here in zip(device, whole):
-    for array, expected in zip(there, here):
-        assert array.shape == expected.shape
-        assert len(array.addressable_shards) == 2
-        for shard in array.addressable_shards:
-            assert np.array_equal(shard.data, expected[shard.index])
+for mesh, held in (
+    (Mesh(devices, ("data",)), half),
+    (Mesh(devices.reshape(2, 2), ("data", "tensor")), half),
+    (Mesh(devices.reshape(2, 2).T, ("data", "tensor")), list(range(8))),  # both hold all rows
+    (Mesh(devices[[0, 2, 1, 3]], ("data",)), [2 * index + row for row in (0, 1, 4, 5)]),
+):
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    share = rows_here(sharding, 8)
+    assert share.tolist() == held, (share, held)
+    device = list(to_device(train(share=share), sharding, 8))
+    assert len(device) == len(whole) == 6
+    for there, here in zip(device, whole):
+        for array, expected in zip(there, here):
+            assert array.shape == expected.shape
+            assert len(array.addressable_shards) == 2
+            for shard in array.addressable_shards:
+                assert np.array_equal(shard.data, expected[shard.index])
 print("same")
 """
 
 
-def test_two_processes_hold_the_two_halves_of_the_global_batch():
+def test_two_processes_hold_the_rows_of_their_devices():
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
