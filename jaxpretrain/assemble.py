@@ -1,9 +1,10 @@
 """From a complete config to the pieces that training and evaluation work with."""
 
 import hashlib
+import itertools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -157,7 +158,21 @@ def check_store(config: ConfigDict, store: Store) -> None:
 
 
 def training_batches(pieces: Pieces, start: int, stop: int) -> Iterator[Batch]:
-    """The batches of steps ``[start, stop)``, on the devices."""
+    """The batches at positions ``[start, stop)`` of the training stream, on the devices."""
+    placed, batch_size = pieces.placement.batch, pieces.config.data.batch_size
+    batches = stored_batches(pieces, start, stop, rows_here(placed, batch_size))
+    return to_device(batches, placed, batch_size, pieces.config.data.prefetch)
+
+
+def read_batch(pieces: Pieces, position: int) -> Batch:
+    """The whole batch at a position of the training stream, in memory."""
+    return next(stored_batches(pieces, position, position + 1, None, loader="threads"))
+
+
+def stored_batches(
+    pieces: Pieces, start: int, stop: int, share: np.ndarray | None, loader: str = ""
+) -> Iterator[Batch]:
+    """Batches ``[start, stop)`` of the training stream, or a share of their rows, in memory."""
     config, objective = pieces.config, pieces.objective
     sets = pieces.store.sets("train")
     rows = row_view(config, objective)(sets, config.data.length)
@@ -165,17 +180,16 @@ def training_batches(pieces: Pieces, start: int, stop: int) -> Iterator[Batch]:
     if weights is not None:
         weights = [weights[token_set.name] for token_set in sets]
     order = Order(rows.rows_per_set, weights=weights, seed=config.seed, names=rows.names)
-    batches = train_batches(
+    return train_batches(
         rows,
         order,
         batch_size=config.data.batch_size,
         start_step=start,
         stop_step=stop,
         pad_id=objective.vocab.pad,
-        share=rows_here(pieces.placement.batch, config.data.batch_size),
-        loader=config.data.loader,
+        share=share,
+        loader=loader or config.data.loader,
     )
-    return to_device(batches, pieces.placement.batch, config.data.batch_size, config.data.prefetch)
 
 
 def held_out_rows(pieces: Pieces, split: str) -> PackedRows | DocumentRows:
@@ -258,10 +272,28 @@ class Evaluator:
         self._counts = training_counts(pieces)
         self._pieces, self._split = pieces, split
 
-    def __call__(self, params: dict, limit: int = 0) -> HeldOut:
+    def __call__(
+        self, params: dict, limit: int = 0, *, give_up: Callable[[], bool] = lambda: False
+    ) -> HeldOut | None:
         """Evaluates parameters on all rows, or on so many batches of rows spread over them.
 
         The corruption is the same at every call.
+
+        Args:
+            params: the parameters.
+            limit: batches; 0 for all.
+            give_up: asked before each batch; if it says so, there is no result.
         """
         batches = held_out_batches(self._pieces, self._split, limit)
-        return held_out(self._step, params, batches, self._pieces.objective, self._counts)
+        batches = itertools.takewhile(lambda _: not give_up(), batches)
+        first = list(itertools.islice(batches, 1))
+        if not first:
+            return None
+        found = held_out(
+            self._step,
+            params,
+            itertools.chain(first, batches),
+            self._pieces.objective,
+            self._counts,
+        )
+        return None if give_up() else found

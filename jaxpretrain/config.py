@@ -37,6 +37,7 @@ from jaxpretrain.settings import (
     CheckpointSettings,
     DataSettings,
     EvaluateSettings,
+    GuardSettings,
     StoreSettings,
     TrainSettings,
 )
@@ -83,6 +84,7 @@ SECTIONS: dict[str, dict[str, Setting] | Selected] = {
     | {"rules": Setting(dict[str, str], DEFAULT_RULES)},
     "checkpoint": settings_of(CheckpointSettings),
     "evaluate": settings_of(EvaluateSettings),
+    "guard": settings_of(GuardSettings),
 }
 
 
@@ -142,6 +144,7 @@ def check(config: ConfigDict) -> None:
     train = TrainSettings(**config.train)
     CheckpointSettings(**config.checkpoint)
     EvaluateSettings(**config.evaluate)
+    GuardSettings(**config.guard)
     model = model_config(config)
     if model.positions == "learned" and data.length > model.max_length:
         raise UserError(

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from jaxpretrain.assemble import Evaluator, Pieces, assemble, identity
-from jaxpretrain.checkpoint import Checkpoints, check_identity, read_json
+from jaxpretrain.checkpoint import Checkpoints, Damaged
 from jaxpretrain.config import complete, override
 from jaxpretrain.errors import UserError
 from jaxpretrain.evaluation.samples import continue_text, fill_gaps
+from jaxpretrain.workdir import check_identity, read_json
 
 
 def evaluate(
@@ -40,11 +41,14 @@ def evaluate(
     evaluator = Evaluator(pieces, split)
     if not (workdir / "checkpoints").is_dir():
         raise UserError(f"{workdir} holds no checkpoint yet: train first")
-    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+    checkpoints = Checkpoints(workdir / "checkpoints", pieces.placement, read_only=True)
     step = checkpoints.best() if which == "best" else checkpoints.latest()
     if step is None:
         raise UserError(f"{workdir} holds no checkpoint yet: train first")
-    params = checkpoints.restore_params(step, pieces.abstract.params)
+    try:
+        params = checkpoints.restore_params(step, pieces.abstract.params)
+    except Damaged as error:
+        raise UserError(f"{error}: choose another with --checkpoint") from None
     checkpoints.close()
     found = {"split": split, "checkpoint": which, "step": step, **evaluator(params)._asdict()}
     (workdir / "evaluation.json").write_text(json.dumps(found, indent=2) + "\n")

@@ -16,16 +16,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None takes those of the process.
 
     Returns:
-        The exit status: 0, or 2 after an error that the user can mend.
+        The exit status: 0, or 2 after an error that the user can mend. (A run that was preempted
+        raises SystemExit with 75.)
     """
+    status = 2
     try:
         return run(sys.argv[1:] if arguments is None else list(arguments))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on from what was saved last", file=sys.stderr)
-        return 130
+        status = 130
     except RuntimeError as error:  # JAX's errors are RuntimeErrors
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -35,7 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "train.microbatches, or set model.remat=full",
             file=sys.stderr,
         )
-        return 2
+    if "jax" in sys.modules:
+        from jaxpretrain.processes import end
+
+        end(status)
+    return status
 
 
 def run(arguments: list[str]) -> int:
@@ -43,6 +48,20 @@ def run(arguments: list[str]) -> int:
     arguments, overrides = take_overrides(arguments)
     options = parser().parse_args(arguments)
     quiet_libraries()
+    if options.command in ("train", "evaluate"):
+        from jaxpretrain.processes import join
+
+        join(
+            distributed=options.distributed,
+            coordinator=options.coordinator,
+            processes=options.processes,
+            process=options.process,
+        )
+    if options.command == "replay":
+        from jaxpretrain.replay import replay
+
+        replay(Path(options.workdir), step=options.step, passed_over=options.passed_over)
+        return 0
     if options.command == "evaluate":
         from jaxpretrain.evaluate import evaluate
 
@@ -61,9 +80,12 @@ def run(arguments: list[str]) -> int:
         prepare_store(config, overwrite=options.overwrite)
         return 0
 
+    from jaxpretrain.processes import is_first
     from jaxpretrain.train import train
 
     summary = train(config, default_workdir(options), verify=options.verify)
+    if not is_first():
+        return 0
     held = summary["eval"]
     print(
         f"done: {summary['steps']} steps, {summary['tokens']:,} tokens in "
@@ -90,6 +112,8 @@ def parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name, help=text, description=text, epilog=top.epilog, allow_abbrev=False
         )
+        if name == "replay":
+            return sub
         sub.add_argument(
             "--config",
             required=name != "evaluate",
@@ -117,7 +141,25 @@ def parser() -> argparse.ArgumentParser:
         default="best",
         help="the best by validation loss (the default), or the latest",
     )
+    replay = command("replay", "Rebuild the batch of one step and its corruption, to look at.")
+    replay.add_argument("--workdir", metavar="DIR", required=True, help="folder of the run")
+    replay.add_argument("--step", type=int, required=True, help="number of the step, from 1")
+    replay.add_argument(
+        "--passed-over",
+        type=int,
+        metavar="N",
+        help="batches left out before it by rolling back (default: as in the run now)",
+    )
     for sub in (train, evaluate):
+        group = sub.add_argument_group("several processes", "found out under SLURM and Open MPI")
+        group.add_argument(
+            "--distributed", action="store_true", help="find the others (Cloud TPU, Kubernetes)"
+        )
+        group.add_argument(
+            "--coordinator", default="", metavar="HOST:PORT", help="of the first process"
+        )
+        group.add_argument("--processes", type=int, metavar="N", help="how many there are")
+        group.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
         sub.add_argument(
             "--workdir", metavar="DIR", help="folder of the run (default: runs/<config name>)"
         )

@@ -4,11 +4,14 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+
+from jaxpretrain.processes import is_first
 
 # Peak dense 16-bit floating-point operations per second of one chip, from the makers' data sheets.
 PEAK_FLOPS = {
@@ -56,19 +59,36 @@ class MetricsLog:
         self._file = path.open("a")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
-    def write(self, step: int, values: Mapping[str, float | None]) -> None:
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Appends the values of a step; what is no finite number is null, and not on the board."""
         values = finite(values)
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
-            if value is not None:
+            if isinstance(value, int | float):
                 self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Closes the files."""
         self._file.close()
         self._board.close()
+
+
+class SilentLog:
+    """A log that keeps nothing, for the processes that do not write."""
+
+    seconds = 0.0
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Keeps nothing."""
+
+    def close(self) -> None:
+        """Has nothing to close."""
+
+
+def open_log(workdir: Path, step: int) -> MetricsLog | SilentLog:
+    """The log of a run from a step on, which only the first process writes."""
+    return MetricsLog(workdir, step) if is_first() else SilentLog()
 
 
 def read_metrics(workdir: Path) -> list[dict]:
@@ -93,6 +113,54 @@ def finite(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+class Clock:
+    """Seconds spent training, over all parts of a run.
+
+    Args:
+        seconds: of the parts before.
+    """
+
+    def __init__(self, seconds: float):
+        self._start = time.perf_counter() - seconds
+        self._stopped: float | None = None
+        self._last, self._last_step = seconds, None
+
+    @property
+    def seconds(self) -> float:
+        """Up to now, or to the beginning of the pause."""
+        return (self._stopped or time.perf_counter()) - self._start
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """A context in which the clock stands still."""
+        self._stopped = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._start += time.perf_counter() - self._stopped
+            self._stopped = None
+
+    def speed(self, step: int, tokens: int, flops: int, peak: float | None) -> dict[str, Any]:
+        """The numbers of a step about time, with the speed since the last time that it was asked.
+
+        Args:
+            step: number of the step.
+            tokens: of a step.
+            flops: of a step.
+            peak: of the devices, in operations per second; None if unknown.
+        """
+        seconds = self.seconds
+        values: dict[str, Any] = {"tokens": step * tokens, "seconds": seconds}
+        if self._last_step is None:
+            self._last_step = step - 1 if seconds > self._last else step
+        if step > self._last_step:
+            each = (seconds - self._last) / (step - self._last_step)
+            values |= {"step_seconds": each, "tokens_per_second": tokens / each}
+            values["mfu"] = flops / each / peak if peak else None
+        self._last, self._last_step = seconds, step
+        return values
+
+
 class Progress:
     """A progress bar in a terminal, plain lines elsewhere.
 
@@ -100,12 +168,14 @@ class Progress:
         total: steps of the run.
         step: the step that it starts from.
         every: seconds between two plain lines, at least.
+        quiet: show nothing.
     """
 
-    def __init__(self, total: int, step: int, every: float = 5.0):
+    def __init__(self, total: int, step: int, every: float = 5.0, *, quiet: bool = False):
         from tqdm import tqdm
 
-        self._terminal = sys.stderr.isatty()
+        self._quiet = quiet
+        self._terminal = sys.stderr.isatty() and not quiet
         self._bar = tqdm(
             total=total, initial=step, unit="step", disable=not self._terminal, dynamic_ncols=True
         )
@@ -120,9 +190,16 @@ class Progress:
         text = "  ".join(f"{k} {_short(v)}" for k, v in values.items() if v is not None)
         if self._terminal:
             self._bar.set_postfix_str(text)
+        elif self._quiet:
+            return
         elif always or time.monotonic() - self._last >= self._every:
             self._last = time.monotonic()
             print(f"step {step}/{self._total}  {text}", flush=True)
+
+    def rewind(self, step: int) -> None:
+        """Goes back to a step."""
+        self._bar.n = step
+        self._bar.refresh()
 
     def close(self) -> None:
         """Ends the bar."""

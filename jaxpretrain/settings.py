@@ -82,14 +82,39 @@ class CheckpointSettings:
 
     Attributes:
         every: steps between two saves, each with an evaluation; 0 means at the end only.
-        keep_latest: how many of the latest to keep.
+        keep_latest: how many of the latest to keep; with two, a damaged one has one before it.
+        grace_seconds: from a SIGTERM until the run must have saved and ended; what the scheduler
+            leaves until SIGKILL (30 s on Kubernetes and on spot machines of Google Cloud), or less.
     """
 
     every: int = 500
-    keep_latest: int = 1
+    keep_latest: int = 2
+    grace_seconds: float = 25.0
 
     def __post_init__(self):
-        _at_least("checkpoint", self, every=0, keep_latest=1)
+        _at_least("checkpoint", self, every=0, keep_latest=1, grace_seconds=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardSettings:
+    """What to do at a step whose loss or gradient is no finite number, or too large.
+
+    Its update is left out in any case, and step and rows are said, for ``jaxpretrain replay``.
+
+    Attributes:
+        policy: "stop" the run; "skip" the update and go on; or "roll_back" to the last checkpoint
+            and go on from there with the rows after those of the bad step, as PaLM did (Chowdhery
+            et al. 2022, arXiv:2204.02311, section 5.1).
+        largest_grad_norm: a gradient above it, before clipping, is too large; 0 for no limit.
+        allowed: bad steps in a row, or times that the run was rolled back, before it stops.
+    """
+
+    policy: Literal["stop", "skip", "roll_back"] = "stop"
+    largest_grad_norm: float = 0.0
+    allowed: int = 10
+
+    def __post_init__(self):
+        _at_least("guard", self, largest_grad_norm=0, allowed=1)
 
 
 @dataclass(frozen=True, kw_only=True)

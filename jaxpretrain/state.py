@@ -19,19 +19,23 @@ class TrainState(NamedTuple):
         params: nested dict of float32 arrays.
         opt_state: optax's state, moments placed like the parameters.
         balance: factors on the tasks of a mixture that balances itself; else empty.
+        passed_over: int32 scalar, batches of the stream that were left out so far; see
+            `jaxpretrain.guard`.
     """
 
     step: Array
     params: Any
     opt_state: Any
     balance: dict[str, Array]
+    passed_over: Array
 
 
 def make_state(objective: Objective, optimizer: Optimizer, seed: int) -> TrainState:
     """The state before the first update; pure, so it can be traced, compiled and sharded."""
     params = objective.init(jax.random.key(seed))
     opt_state = optimizer.update_rule.init(params)
-    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, objective.initial_balance())
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, params, opt_state, objective.initial_balance(), zero)
 
 
 def abstract_state(objective: Objective, optimizer: Optimizer, placement: Placement) -> TrainState:
@@ -56,7 +60,7 @@ def abstract_state(objective: Objective, optimizer: Optimizer, placement: Placem
     return jax.tree.map(
         lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
         shapes,
-        TrainState(whole, placed, opt, jax.tree.map(lambda _: whole, shapes.balance)),
+        TrainState(whole, placed, opt, jax.tree.map(lambda _: whole, shapes.balance), whole),
     )
 
 
@@ -67,3 +71,27 @@ def init_state(
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     make = jax.jit(lambda: make_state(objective, optimizer, seed), out_shardings=shardings)
     return make()
+
+
+def fingerprint(tree: Any) -> dict[str, Array]:
+    """A checksum of each array's bits, a uint32 scalar by the array's path.
+
+    It is the same on every mesh, and another one if a bit is turned or a part is lost: the bits, as
+    whole numbers, are added up modulo 2**32 with odd factors that tell where they stand.
+
+    Args:
+        tree: a pytree of arrays of up to 32 bits.
+    """
+
+    def of(x: Array) -> Array:
+        bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}").astype(jnp.uint32)
+        place = jnp.zeros((), jnp.uint32)
+        for axis, size in enumerate(x.shape):
+            place = place * jnp.uint32(size % 2**32)
+            place = place + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+        return jnp.sum(bits * (2 * place + 1), dtype=jnp.uint32)
+
+    return {
+        jax.tree_util.keystr(path): of(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }

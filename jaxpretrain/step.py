@@ -28,8 +28,9 @@ def train_step(
     seed: int,
     total_steps: int,
     microbatches: int,
+    largest_grad_norm: float = 0.0,
 ) -> tuple[TrainState, Metrics]:
-    """One update.
+    """One update, or none where the loss or the gradient is no finite number or too large.
 
     The gradient is that of ``sum of losses / sum of weights`` over the whole step, whatever the
     microbatches and devices.
@@ -42,11 +43,13 @@ def train_step(
         seed: of the run.
         total_steps: updates in the whole run, for schedules.
         microbatches: into how many parts the rows are divided, one after another.
+        largest_grad_norm: above it, parameters and optimizer state stay as they are; 0 for none.
 
     Returns:
         The state after the update and float32 scalars: the mean of each sum of the objective (not
         a number where its weight is 0), ``loss`` (the sum of its terms), ``grad_norm`` (before
-        clipping), ``learning_rate``, ``predicted`` (the weight of the first term: tokens, or rows).
+        clipping), ``learning_rate``, ``predicted`` (the weight of the first term: tokens, or rows),
+        ``left_out`` (1 where there was no update, else 0).
     """
     progress = progress_at(state.step, total_steps)
     coefficients = objective.balanced(objective.coefficients(progress), state.balance)
@@ -65,9 +68,18 @@ def train_step(
     metrics = {k: jnp.where(v.weight == 0, jnp.nan, v.mean()) for k, v in sums.items()}
     metrics["loss"] = total_loss(coefficients, sums)
     metrics["grad_norm"] = optax.tree.norm(gradient)
+    good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    if largest_grad_norm:
+        good &= metrics["grad_norm"] <= largest_grad_norm
+    params, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(good, new, old),
+        (params, opt_state),
+        (state.params, state.opt_state),
+    )
+    metrics["left_out"] = 1.0 - good
     metrics["learning_rate"] = jnp.asarray(optimizer.schedule(state.step), jnp.float32)
     metrics["predicted"] = sums[objective.token_term or next(iter(coefficients))].weight
-    return TrainState(state.step + 1, params, opt_state, state.balance), metrics
+    return state._replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
 
 def gradient_and_sums(
@@ -144,6 +156,7 @@ def jit_train_step(
     seed: int,
     total_steps: int,
     microbatches: int,
+    largest_grad_norm: float = 0.0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """`train_step` under `jax.jit`, placed on the mesh, the old state donated."""
     step = partial(
@@ -153,6 +166,7 @@ def jit_train_step(
         seed=seed,
         total_steps=total_steps,
         microbatches=microbatches,
+        largest_grad_norm=largest_grad_norm,
     )
     return jit_update(step, abstract, placement)
 

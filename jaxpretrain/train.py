@@ -2,12 +2,10 @@
 
 import itertools
 import json
-import math
-import signal
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 from ml_collections import ConfigDict
@@ -19,24 +17,30 @@ from jaxpretrain.assemble import (
     abstract_batch,
     assemble,
     identity,
+    read_batch,
     training_batches,
 )
 from jaxpretrain.balance import Watch, jit_measure
-from jaxpretrain.checkpoint import Checkpoints, claim_workdir
+from jaxpretrain.checkpoint import Checkpoints
 from jaxpretrain.errors import UserError
 from jaxpretrain.evaluation.heldout import HeldOut
-from jaxpretrain.metrics import MetricsLog, Progress, finite, peak_flops
+from jaxpretrain.guard import Guard
+from jaxpretrain.metrics import Clock, Progress, finite, open_log, peak_flops
+from jaxpretrain.preemption import PREEMPTED, preemption
+from jaxpretrain.processes import is_first, say, wait_for_all
 from jaxpretrain.report.curves import plot_loss
 from jaxpretrain.state import TrainState, init_state
-from jaxpretrain.step import jit_train_step
+from jaxpretrain.step import Metrics, jit_train_step
 from jaxpretrain.types import Batch
+from jaxpretrain.workdir import claim_workdir, sole_use
 
 
 def train(config: ConfigDict, workdir: Path, *, verify: bool = False) -> dict:
-    """Trains a config in a workdir, from the beginning or from the latest checkpoint there.
+    """Trains a config in a workdir, from the beginning or from the latest good checkpoint there.
 
     The workdir gets ``config.json``, ``tokenizer.model``, ``checkpoints/``, ``metrics.jsonl``,
-    ``tensorboard/``, and at the end ``summary.json`` and ``loss.png``.
+    ``tensorboard/``, and at the end ``summary.json`` and ``loss.png``. Where there are several
+    processes, all of them call this, and the first one writes.
 
     Args:
         config: complete, see `config.load`.
@@ -47,9 +51,18 @@ def train(config: ConfigDict, workdir: Path, *, verify: bool = False) -> dict:
         What ``summary.json`` holds.
 
     Raises:
-        UserError: the workdir holds another run, or the config does not fit the machine.
+        UserError: the workdir holds another run or cannot be written, the config does not fit the
+            machine, or a step went bad and `guard` says to stop.
+        SystemExit: with status `preemption.PREEMPTED`, after a SIGTERM.
     """
+    with ExitStack() as held:
+        return run(config, workdir, verify, held)
+
+
+def run(config: ConfigDict, workdir: Path, verify: bool, held: ExitStack) -> dict:
+    """The training itself; see `train`. What it holds, the stack lets go of at the end."""
     # Build.
+    told = held.enter_context(preemption(config.checkpoint.grace_seconds))
     pieces = assemble(config, verify=verify)
     objective, optimizer = pieces.objective, pieces.optimizer
     steps, batch_size, length = config.train.steps, config.data.batch_size, config.data.length
@@ -61,82 +74,107 @@ def train(config: ConfigDict, workdir: Path, *, verify: bool = False) -> dict:
         seed=config.seed,
         total_steps=steps,
         microbatches=config.train.microbatches,
+        largest_grad_norm=config.guard.largest_grad_norm,
     ).lower(pieces.abstract, abstract_batch(pieces))
     balance = Balance(pieces) if objective.measure_every else None
     evaluator = Evaluator(pieces, "validation")
-    flops_per_step = objective.flops(length) * batch_size
-    peak = peak_flops()
+    guard = Guard(**config.guard)
+    speed = Speed(batch_size * length, objective.flops(length) * batch_size, peak_flops())
 
     # Restore, or begin.
-    claim_workdir(workdir, config.to_dict(), pieces.store.tokenizer, identity(pieces))
-    checkpoints = Checkpoints(workdir / "checkpoints", keep_latest=config.checkpoint.keep_latest)
-    start = checkpoints.latest()
-    if start is None:
-        start, state = 0, init_state(objective, optimizer, config.seed, pieces.abstract)
-    else:
-        state = checkpoints.restore(start, pieces.abstract)
+    if is_first():
+        held.enter_context(sole_use(workdir))
+        claim_workdir(workdir, config.to_dict(), pieces.store.tokenizer, identity(pieces))
+    wait_for_all("workdir")
+    checkpoints = Checkpoints(
+        workdir / "checkpoints", pieces.placement, keep_latest=config.checkpoint.keep_latest
+    )
+    held.callback(checkpoints.close)
+
+    def latest_or_first() -> TrainState:
+        state = checkpoints.restore_latest(pieces.abstract)
+        return state or init_state(objective, optimizer, config.seed, pieces.abstract)
+
+    state = latest_or_first()
+    step = start = int(state.step)
+    passed_over = int(state.passed_over)
     stop = config.train.stop_at or steps
     if stop < start:
         raise UserError(f"train.stop_at is {stop}, and {workdir} is at step {start} already")
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    print(
+    say(
         f"{workdir}: {objective.name}, {parameters:,} parameters, {jax.device_count()} "
-        f"{jax.devices()[0].platform} device(s), steps {start} to {stop}; compiling",
-        flush=True,
+        f"{jax.devices()[0].platform} device(s), steps {start} to {stop}; compiling"
     )
-    log = MetricsLog(workdir, start)
-    progress = Progress(stop, start)
+    log = open_log(workdir, start)
+    progress = Progress(stop, start, quiet=not is_first())
     clock = Clock(log.seconds)
 
-    # Loop. Metrics are fetched after the next step has been sent off, so the device never waits.
-    # The clock leaves out compilation, evaluation and saving.
-    pending = None
-    step, evaluated = start, None
+    # Loop. A step's metrics are looked at after the next one has been sent off, so that the device
+    # never waits. The clock leaves out compilation, evaluation and saving.
+    late, evaluated = None, None
     with clock.paused():
         step_function = step_function.compile()
         if balance:
             balance.compile()
-        batches = started(training_batches(pieces, start, stop))
-    with sigterm_noted() as interrupted:
-        for step, batch in zip(range(start + 1, stop + 1), batches, strict=True):
-            if balance and (step - 1) % objective.measure_every == 0:
-                state = balance.measure(state, batch, step - 1, log, clock)
-            state, metrics = step_function(state, batch)
-            progress.advance()
-            if pending is not None:
-                write_step(*pending, log, progress, clock)
-                pending = None
-            last = step == stop or interrupted()
-            save_now = last or is_due(step, config.checkpoint.every)
-            # A checkpoint has its held-out loss, so that the best one is known; but a run that is
-            # told to stop has no time for that.
-            evaluate_now = is_due(step, config.evaluate.every) or (save_now and not interrupted())
-            if save_now or evaluate_now or is_due(step, config.train.log_every) or step == 1:
-                pending = (step, metrics, batch_size * length, flops_per_step, peak)
-            evaluated = None
-            if evaluate_now or save_now:
-                write_step(*pending, log, progress, clock)
-                pending = None
-                with clock.paused():
-                    if evaluate_now:
-                        evaluated = evaluator(state.params, config.evaluate.batches)
-                        tokens = step * batch_size * length
-                        write_evaluation(step, evaluated, tokens, log, progress, clock)
-                    if save_now:
-                        checkpoints.save(state, evaluated and evaluated.loss)
-            if last:
-                break
-        seconds = clock.seconds
-        checkpoints.close()
+        batches = stream(pieces, state, stop)
+    if told.is_urgent:
+        raise preempted(step, saved=False)
+    while step < stop:
+        step, batch = step + 1, next(batches)
+        if balance and (step - 1) % objective.measure_every == 0:
+            state = balance.measure(state, batch, step - 1, log, clock)
+        state, metrics = step_function(state, batch)
+        progress.advance()
+        stopping = told.at(step)
+        last = stopping or step == stop
+        save_now = last or is_due(step, config.checkpoint.every)
+        # A checkpoint has its held-out loss, so that the best one is known; but a run that is told
+        # to stop has no time for that.
+        evaluate_now = not stopping and (save_now or is_due(step, config.evaluate.every))
+        logged = save_now or evaluate_now or is_due(step, config.train.log_every) or step == 1
+        before, late = late, Done(step, metrics, logged, passed_over)
+        seen = [before] if before else []
+        if save_now or evaluate_now:
+            seen, late = [*seen, late], None
+        if any([look(done, guard, pieces, workdir, speed, log, progress, clock) for done in seen]):
+            with clock.paused():
+                bad, late = seen[-1], None
+                batches.close()
+                checkpoints.wait()
+                state = latest_or_first()
+                step = int(state.step)
+                passed_over += bad.step - step
+                state = state._replace(passed_over=replaced(state.passed_over, passed_over))
+                batches = stream(pieces, state, stop)
+                log.close()
+                log = open_log(workdir, step)
+                log.write(step, {"rolled_back_from": bad.step, "passed_over": passed_over})
+                progress.rewind(step)
+            continue
+        evaluated = None
+        with clock.paused():
+            if evaluate_now:
+                limit = config.evaluate.batches
+                evaluated = evaluator(state.params, limit, give_up=lambda: told.is_urgent)
+                if evaluated:
+                    write_evaluation(step, evaluated, speed, log, progress, clock)
+            if save_now:
+                checkpoints.save(state, evaluated and evaluated.loss)
+        if last:
+            break
+    seconds = clock.seconds
+    checkpoints.wait()
     progress.close()
     log.close()
     if step < stop:
-        print(f"stopped by SIGTERM after step {step}, saved; the same command goes on from there")
-        raise SystemExit(143)
+        raise preempted(step, saved=True)
 
     # Sum up.
     if evaluated is None or config.evaluate.batches:
-        evaluated = evaluator(state.params)
+        evaluated = evaluator(state.params, give_up=lambda: told.is_urgent)
+    if evaluated is None:
+        raise preempted(step, saved=True)
     summary = {
         "config": config.to_dict(),
         "version": __version__,
@@ -144,44 +182,34 @@ def train(config: ConfigDict, workdir: Path, *, verify: bool = False) -> dict:
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "parameters": parameters,
         "steps": step,
-        "tokens": step * batch_size * length,
+        "tokens": step * speed.tokens,
         "train_seconds": round(seconds, 3),
-        "tokens_per_second": round(step * batch_size * length / max(seconds, 1e-9), 1),
-        "flops": flops_per_step * step,
+        "tokens_per_second": round(step * speed.tokens / max(seconds, 1e-9), 1),
+        "flops": speed.flops * step,
         "eval": {"split": "validation", "step": step} | finite(evaluated._asdict()),
     }
-    (workdir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    comparable = evaluated.loss == evaluated.token_loss
-    plot_loss(workdir, unigram_loss=evaluated.unigram_loss if comparable else None)
+    if is_first():
+        (workdir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        comparable = evaluated.loss == evaluated.token_loss
+        plot_loss(workdir, unigram_loss=evaluated.unigram_loss if comparable else None)
     return summary
 
 
-class Clock:
-    """Seconds spent training, over all parts of a run.
+class Done(NamedTuple):
+    """A step that has been sent off: its metrics are on their way."""
 
-    Args:
-        seconds: of the parts before.
-    """
+    step: int
+    metrics: Metrics
+    logged: bool
+    passed_over: int
 
-    def __init__(self, seconds: float):
-        self._start = time.perf_counter() - seconds
-        self._stopped: float | None = None
-        self.last, self.last_step = seconds, None
 
-    @property
-    def seconds(self) -> float:
-        """Up to now, or to the beginning of the pause."""
-        return (self._stopped or time.perf_counter()) - self._start
+class Speed(NamedTuple):
+    """What a step is worth: tokens, operations, and the peak of the devices (None if unknown)."""
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """A context in which the clock stands still."""
-        self._stopped = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._start += time.perf_counter() - self._stopped
-            self._stopped = None
+    tokens: int
+    flops: int
+    peak: float | None
 
 
 class Balance:
@@ -234,59 +262,60 @@ class Balance:
         return state
 
 
-def write_step(step, metrics, tokens_per_step, flops_per_step, peak, log, progress, clock) -> None:
-    """Fetches the metrics of a step and writes them, with the speed since the last time."""
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    seconds = clock.seconds
-    values |= {"tokens": step * tokens_per_step, "seconds": seconds}
-    if clock.last_step is None:
-        clock.last_step = step - 1 if seconds > clock.last else step
-    if step > clock.last_step:
-        each = (seconds - clock.last) / (step - clock.last_step)
-        values |= {"step_seconds": each, "tokens_per_second": tokens_per_step / each}
-        values["mfu"] = flops_per_step / each / peak if peak else None
-    clock.last, clock.last_step = seconds, step
-    log.write(step, values)
-    if not math.isfinite(values["loss"]):
-        raise UserError(
-            f"the loss is {values['loss']} at step {step}, with a gradient norm of "
-            f"{values['grad_norm']}: lower optimizer.learning_rate or lengthen the warmup"
-        )
-    shown = {
-        "loss": values["loss"],
-        "lr": values["learning_rate"],
-        "tokens/s": values.get("tokens_per_second"),
-        "MFU": values.get("mfu"),
-    }
-    progress.show(step, shown)
+def look(done: Done, guard: Guard, pieces, workdir, speed: Speed, log, progress, clock) -> bool:
+    """Fetches the metrics of a step, writes them if they are logged, and asks the guard.
+
+    Returns:
+        Whether to roll back.
+    """
+    bad = bool(jax.device_get(done.metrics["left_out"]))
+    if not (bad or done.logged):
+        return guard.see(done.step, {"left_out": 0.0}, "")
+    values = {name: float(value) for name, value in jax.device_get(done.metrics).items()}
+    written = values | clock.speed(done.step, speed.tokens, speed.flops, speed.peak)
+    over = done.passed_over
+    if bad:
+        written |= {"rows": read_batch(pieces, done.step - 1 + over).row_ids.tolist()}
+    log.write(done.step, written)
+    shown = {"loss": "loss", "lr": "learning_rate", "tokens/s": "tokens_per_second", "MFU": "mfu"}
+    progress.show(done.step, {name: written.get(key) for name, key in shown.items()})
+    replay = f"jaxpretrain replay --workdir={workdir} --step={done.step} --passed-over={over}"
+    return guard.see(done.step, values, replay)
 
 
-def write_evaluation(step, evaluated: HeldOut, tokens, log, progress, clock) -> None:
+def write_evaluation(step, evaluated: HeldOut, speed: Speed, log, progress, clock) -> None:
     """Writes the held-out numbers of a step."""
     held = {f"eval_{key}": value for key, value in evaluated.numbers().items()}
-    log.write(step, {"tokens": tokens, "seconds": clock.seconds} | held)
+    log.write(step, {"tokens": step * speed.tokens, "seconds": clock.seconds} | held)
     progress.show(step, {"held-out loss": evaluated.loss}, always=True)
 
 
-@contextmanager
-def sigterm_noted() -> Iterator[Callable[[], bool]]:
-    """Within, a SIGTERM only sets a mark; gives the function that reads it."""
-    received = []
-    try:
-        before = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
-    except ValueError:  # not the main thread: whoever runs us handles signals
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(received)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def started(batches: Iterator) -> Iterator:
-    """The same batches, the first of which has been read: libraries are loaded, files are open."""
+def stream(pieces: Pieces, state: TrainState, stop: int) -> Iterator[Batch]:
+    """The batches that follow a state, the first of which has been read: files are open."""
+    over = int(state.passed_over)
+    batches = training_batches(pieces, int(state.step) + over, stop + over)
     first = list(itertools.islice(batches, 1))
-    return itertools.chain(first, batches)
+
+    def all_of_them():
+        try:
+            yield from first
+            yield from batches
+        finally:
+            batches.close()
+
+    return all_of_them()
+
+
+def replaced(x: jax.Array, value: int) -> jax.Array:
+    """An array like a scalar, with another value, where the scalar is."""
+    return jax.jit(lambda: jax.numpy.full(x.shape, value, x.dtype), out_shardings=x.sharding)()
+
+
+def preempted(step: int, *, saved: bool) -> SystemExit:
+    """What ends a run that was told to stop."""
+    what = f"after step {step}, saved" if saved else f"before a step after {step}"
+    say(f"preempted: stopped by SIGTERM {what}; the same command goes on from there")
+    return SystemExit(PREEMPTED)
 
 
 def is_due(step: int, every: int) -> bool:

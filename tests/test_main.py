@@ -78,7 +78,7 @@ def objective(name, *settings):
         (["train", "--config=nowhere.py"], "no config file nowhere.py"),
         (["train", "--config={file}", "--config.store.path={tmp}/none"], "jaxpretrain prepare"),
         (["train", "--config={file}", "--config.data.batch_size=9"], "batch_size is 9.* 8 devices"),
-        (["train", "--config={file}", "--config.train.microbatches=3"], "8 devices x 3"),
+        (["train", "--config={file}", "--config.train.microbatches=3"], "8 devices .* x 3"),
         (["train", "--config={file}", "--config.mesh.fsdp=3"], "mesh.fsdp 3.* 8 devices"),
         (["train", "--config={file}", "--config.mesh.rules.width=up"], "'up'.*data.*fsdp"),
         (["train", "--config={file}", "--config.tokenizer.kind=word"], "unigram"),

@@ -241,6 +241,10 @@ class Tokenizer:
             raise ValueError(f"ids must lie in [0, {len(self._model)}): {ids.min()}…{ids.max()}")
         return _LINE_START.sub("", self._model.Decode(ids[ids >= len(SPECIAL)].tolist()))
 
+    def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
+        """The pieces of ids as the model writes them, special ones too."""
+        return [self._model.IdToPiece(int(number)) for number in ids]
+
     @cached_property
     def vocab(self) -> Vocab:
         size = len(self._model)

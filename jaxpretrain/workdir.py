@@ -1,0 +1,144 @@
+"""The folder of a run: what it is of, and whose it is while it is trained."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jaxpretrain.config import flatten
+from jaxpretrain.data.tokenizer import Tokenizer
+from jaxpretrain.errors import UserError
+
+# What may change between two parts of a run, because it does not touch the parameters: whole
+# sections (the token store and the tokenizer are compared by their checksums), and single keys.
+FREE_SECTIONS = ("source", "store", "tokenizer", "mesh", "checkpoint", "evaluate", "guard")
+FREE_KEYS = {
+    "data.loader",
+    "data.prefetch",
+    "train.stop_at",
+    "train.log_every",
+    "model.attention",
+    "model.scan_layers",
+    "model.remat",
+}
+
+
+@contextmanager
+def sole_use(workdir: Path) -> Iterator[None]:
+    """Within, no other run can train in the workdir.
+
+    The lock is the operating system's, so it ends with the process, however that ends.
+
+    Raises:
+        UserError: another run has it, or the workdir cannot be written.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / "lock").open("a+")
+    except OSError as error:
+        raise UserError(f"cannot write the workdir {workdir}: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"another run is training in {workdir} ({file.read().strip() or 'unknown'}): wait "
+                "until it ends, or give another --workdir"
+            ) from None
+        except OSError:  # a file system without locks
+            yield
+            return
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+        file.flush()
+        yield
+
+
+def claim_workdir(
+    workdir: Path, config: Mapping[str, Any], tokenizer: Tokenizer, identity: Mapping[str, str]
+) -> None:
+    """Writes into an empty workdir what the run is, or checks that a used one is of the same run.
+
+    Args:
+        workdir: made if it does not exist.
+        config: complete and nested.
+        tokenizer: of the store.
+        identity: name and SHA-256 of each thing that must be the same: tokenizer, token store.
+
+    Raises:
+        UserError: the workdir holds another run, a damaged one, or cannot be written.
+    """
+    if (workdir / "run.json").exists():
+        check_same_config(workdir, flatten(config))
+        check_identity(workdir, identity)
+        return
+    if any((workdir / "checkpoints").glob("[0-9]*")):
+        raise UserError(
+            f"{workdir} holds checkpoints but no run.json to tell what they are of: "
+            "give another --workdir"
+        )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        tokenizer.save(workdir / "tokenizer.model")
+        (workdir / "run.json").write_text(json.dumps(identity, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write the workdir {workdir}: {error.strerror}") from None
+
+
+def check_same_config(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Raises UserError unless the stored config agrees in all that touches the parameters.
+
+    Args:
+        workdir: a folder with ``config.json``.
+        config: the config about to run, as dotted keys and values.
+    """
+    stored = flatten(read_json(workdir / "config.json"))
+    different = [
+        key
+        for key in stored | config  # in the order of the config: names before what follows
+        if not is_free(key) and stored.get(key) != config.get(key)
+    ]
+    if different:
+        key, *rest = different
+        others = f" ({', '.join(rest)} differ too)" if rest else ""
+        raise UserError(
+            f"{workdir} holds a run with config.{key} = {stored.get(key)!r}, and now it is "
+            f"{config.get(key)!r}{others}: go on with the same config, or give another --workdir"
+        )
+
+
+def is_free(key: str) -> bool:
+    """Whether a dotted key of the config may change between two parts of a run."""
+    if key.startswith("source.parts.") and key.endswith(".weight"):
+        return False  # the order of the rows follows from it
+    return key in FREE_KEYS or key.split(".")[0] in FREE_SECTIONS
+
+
+def check_identity(workdir: Path, identity: Mapping[str, str]) -> None:
+    """Raises UserError unless tokenizer and token store are those that the run began with."""
+    known = read_json(workdir / "run.json")
+    for name, checksum in identity.items():
+        if known.get(name) != checksum:
+            raise UserError(
+                f"{workdir} holds a run with another {name} (sha256 "
+                f"{str(known.get(name, ''))[:12]}…, now {checksum[:12]}…): point "
+                "config.store.path to the store that it began with, or give another --workdir"
+            )
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object of a run's folder; UserError where it is missing or damaged."""
+    try:
+        value = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged: it is not a JSON object; give another --workdir")
+    return value
