@@ -188,7 +188,8 @@ class Checkpoints:
         if is_first():
             damaged = self._folder.parent / "damaged"
             damaged.mkdir(exist_ok=True)
-            (self._folder / str(step)).rename(damaged / str(step))
+            name = f"{step}-{sum(1 for _ in damaged.glob(f'{step}-*')) + 1}"
+            (self._folder / str(step)).rename(damaged / name)
         wait_for_all("damaged checkpoint")
         self._manager.reload()
 

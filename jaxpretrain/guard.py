@@ -54,7 +54,7 @@ class Guard:
         self._count += 1
         if self._count > self._allowed:
             raise UserError(
-                f"{what}, the {self._count}th bad step "
+                f"{what}, the bad step number {self._count} "
                 + ("in a row" if self._policy == "skip" else "since the run was started")
                 + f", and guard.allowed is {self._allowed}: lower optimizer.learning_rate{look}"
             )

@@ -56,6 +56,7 @@ def run(arguments: list[str]) -> int:
             coordinator=options.coordinator,
             processes=options.processes,
             process=options.process,
+            heartbeat_seconds=options.heartbeat,
         )
     if options.command == "replay":
         from jaxpretrain.replay import replay
@@ -160,6 +161,13 @@ def parser() -> argparse.ArgumentParser:
         )
         group.add_argument("--processes", type=int, metavar="N", help="how many there are")
         group.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
+        group.add_argument(
+            "--heartbeat",
+            type=int,
+            default=60,
+            metavar="SECONDS",
+            help="a process silent for so long is dead, and ends the others (default: 60)",
+        )
         sub.add_argument(
             "--workdir", metavar="DIR", help="folder of the run (default: runs/<config name>)"
         )

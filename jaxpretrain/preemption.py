@@ -64,6 +64,8 @@ class Preemption:
     def over(self) -> None:
         """The run has ended; there is no hurry any more."""
         self._timer.cancel()
+        if self._told:
+            self._timer.join()
 
 
 @contextmanager

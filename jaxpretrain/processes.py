@@ -10,7 +10,6 @@ from jaxpretrain.errors import UserError
 
 # Variables that say how many processes a launcher has started.
 COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES")
-HEARTBEAT_SECONDS = 60
 
 
 def join(
@@ -19,7 +18,7 @@ def join(
     coordinator: str = "",
     processes: int | None = None,
     process: int | None = None,
-    heartbeat_seconds: int = HEARTBEAT_SECONDS,
+    heartbeat_seconds: int = 60,
 ) -> None:
     """Meets the other processes of the program, if there are any; before JAX's first computation.
 

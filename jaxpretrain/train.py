@@ -4,6 +4,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -137,9 +138,11 @@ def run(config: ConfigDict, workdir: Path, verify: bool, held: ExitStack) -> dic
         seen = [before] if before else []
         if save_now or evaluate_now:
             seen, late = [*seen, late], None
-        if any([look(done, guard, pieces, workdir, speed, log, progress, clock) for done in seen]):
+        judge = partial(look, guard, pieces, workdir, speed, log, progress, clock)
+        bad = next((done for done in seen if judge(done)), None)
+        if bad:
             with clock.paused():
-                bad, late = seen[-1], None
+                late = None
                 batches.close()
                 checkpoints.wait()
                 state = latest_or_first()
@@ -262,7 +265,7 @@ class Balance:
         return state
 
 
-def look(done: Done, guard: Guard, pieces, workdir, speed: Speed, log, progress, clock) -> bool:
+def look(guard: Guard, pieces, workdir, speed: Speed, log, progress, clock, done: Done) -> bool:
     """Fetches the metrics of a step, writes them if they are logged, and asks the guard.
 
     Returns:

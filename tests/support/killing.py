@@ -14,31 +14,31 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 STEPS = 600
 
 
-def start(config_file: Path, workdir: Path, *options: str, devices: int = 1) -> subprocess.Popen:
+def start(config_file: Path, workdir: Path, *options: str) -> subprocess.Popen:
     """A training process in the background; its output is in ``workdir.log``."""
     command = [
         sys.executable, "-m", "jaxpretrain.main", "train", f"--config={config_file}",
         f"--workdir={workdir}", f"--config.train.steps={STEPS}", "--config.checkpoint.every=5",
         "--config.evaluate.every=50", "--config.train.log_every=1", *options,
     ]  # fmt: skip
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with open(f"{workdir}.log", "a") as log:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
-def moment(workdir: Path, rng: random.Random) -> None:
-    """Waits for a random moment: of the start, of the training, or inside of a save."""
-    kind = rng.choice(["start", "training", "save", "save"])
+def moment(workdir: Path, rng: random.Random, kinds: Sequence[str]) -> str:
+    """Waits for a random moment: of the start, of the training, or inside of a save; says which."""
+    kind = rng.choice(kinds)
     if kind == "start":
         time.sleep(rng.uniform(0, 8))
-        return
+        return kind
     before = newest(workdir)
     deadline = time.monotonic() + 60
     while newest(workdir) == before and time.monotonic() < deadline:
@@ -48,6 +48,7 @@ def moment(workdir: Path, rng: random.Random) -> None:
         while not list((workdir / "checkpoints").glob("*tmp*")) and time.monotonic() < deadline:
             pass
         time.sleep(rng.uniform(0, 0.02))
+    return kind
 
 
 def newest(workdir: Path) -> int:
@@ -56,16 +57,27 @@ def newest(workdir: Path) -> int:
     return max(map(int, names), default=0)
 
 
-def killed(config_file: Path, workdir: Path, kills: int, seed: int, *options: str) -> list[str]:
+def killed(
+    config_file: Path,
+    workdir: Path,
+    kills: int,
+    seed: int,
+    *options: str,
+    kinds: Sequence[str] = ("start", "training", "save", "save"),
+) -> list[str]:
     """Runs to the end, with so many kills on the way; returns what there was when each came."""
     rng, found = random.Random(seed), []
     for _ in range(kills):
         process = start(config_file, workdir, *options)
-        moment(workdir, rng)
+        kind = moment(workdir, rng, kinds)
+        assert process.poll() is None, Path(f"{workdir}.log").read_text()
         process.send_signal(signal.SIGKILL)
         process.wait()
-        saving = any((workdir / "checkpoints").glob("*tmp*"))
-        found.append(f"checkpoint {newest(workdir)}{', inside a save' if saving else ''}")
+        half = any((workdir / "checkpoints").glob("*tmp*"))
+        found.append(
+            f"during {kind}, newest checkpoint {newest(workdir)}"
+            + (", and one half-written" if half else "")
+        )
     assert start(config_file, workdir, *options).wait() == 0, Path(f"{workdir}.log").read_text()
     return found
 
