@@ -20,6 +20,7 @@ from jaxpretrain.data.prepare import prepare
 from jaxpretrain.data.prepare_request import tokenizer_request
 from jaxpretrain.data.rows import DocumentRows, PackedRows
 from jaxpretrain.data.store import Store
+from jaxpretrain.data.vocab import Vocab
 from jaxpretrain.errors import UserError
 from jaxpretrain.evaluation.heldout import HeldOut, held_out
 from jaxpretrain.models.transformer import Backbone
@@ -34,10 +35,13 @@ VIEWS = {"packed": PackedRows, "document": DocumentRows}
 
 
 class Pieces(NamedTuple):
-    """Everything that a config and a store determine; nothing is compiled yet."""
+    """Everything that a config and a store determine; nothing is compiled yet.
+
+    `build` can do without a store, for what reads no text.
+    """
 
     config: ConfigDict
-    store: Store
+    store: Store | None
     objective: Objective
     optimizer: Optimizer
     placement: Placement
@@ -100,19 +104,36 @@ def assemble(config: ConfigDict, *, verify: bool = False) -> Pieces:
         )
     store = Store.open(path, verify=verify)
     check_store(config, store)
-    mesh = make_mesh(**{axis: config.mesh[axis] for axis in MESH_AXES})
+    return build(config, store.tokenizer.vocab, store=store)
+
+
+def build(
+    config: ConfigDict, vocab: Vocab, *, store: Store | None = None, devices: list | None = None
+) -> Pieces:
+    """The pieces that need no text, only a vocabulary; see `assemble`.
+
+    Args:
+        config: complete.
+        vocab: of the tokenizer.
+        store: goes into the pieces.
+        devices: of the mesh; None means JAX's.
+    """
+    mesh = make_mesh(**{axis: config.mesh[axis] for axis in MESH_AXES}, devices=devices)
     placement = Placement(mesh, config.mesh.rules.to_dict())
-    check_batch(placement, config.data.batch_size, config.train.microbatches)
-    vocab = store.tokenizer.vocab
+    length, rows, parts = config.data.length, config.data.batch_size, config.train.microbatches
+    check_batch(placement, rows, parts)
     backbone = Backbone(config_lib.model_config(config, vocab.size))
     objective = config_lib.make_objective(config).bind(backbone, vocab)
     row_view(config, objective)
     objective.check_run(
-        length=config.data.length,
-        batch_size=config.data.batch_size,
-        devices=placement.parts("rows"),
-        microbatches=config.train.microbatches,
+        length=length, batch_size=rows, devices=placement.parts("rows"), microbatches=parts
     )
+    longest = objective.longest_input(length, rows)
+    if longest % placement.parts("length"):
+        raise UserError(
+            f"{objective.name} makes inputs of {longest} positions out of rows of {length}, which "
+            f"do not divide over mesh.context {placement.parts('length')}: change data.length"
+        )
     optimizer = config_lib.optimizer(config)
     abstract = abstract_state(objective, optimizer, placement)
     return Pieces(config, store, objective, optimizer, placement, abstract)

@@ -81,6 +81,12 @@ def run(arguments: list[str]) -> int:
         prepare_store(config, overwrite=options.overwrite)
         return 0
 
+    if options.command == "plan":
+        from jaxpretrain.plan import plan
+
+        plan(config, options.topology, slices=options.slices, search=options.search)
+        return 0
+
     from jaxpretrain.processes import is_first
     from jaxpretrain.train import train
 
@@ -141,6 +147,25 @@ def parser() -> argparse.ArgumentParser:
         choices=["best", "latest"],
         default="best",
         help="the best by validation loss (the default), or the latest",
+    )
+    plan = command("plan", "Compile the training step for devices that need not be here.")
+    plan.add_argument(
+        "--topology",
+        default="",
+        metavar="KIND:SHAPE",
+        help="a TPU slice, for example v5e:4x4 or v5p:4x4x4 (default: the devices here)",
+    )
+    plan.add_argument(
+        "--slices", type=int, default=1, metavar="N", help="how many such slices (default: 1)"
+    )
+    plan.add_argument(
+        "--search",
+        type=int,
+        nargs="?",
+        const=8,
+        default=0,
+        metavar="N",
+        help="compile the N most promising meshes and microbatches, and rank them (default: 8)",
     )
     replay = command("replay", "Rebuild the batch of one step and its corruption, to look at.")
     replay.add_argument("--workdir", metavar="DIR", required=True, help="folder of the run")

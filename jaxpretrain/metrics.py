@@ -11,30 +11,14 @@ from typing import Any
 
 import jax
 
+from jaxpretrain.chips import chip_of
 from jaxpretrain.processes import is_first
-
-# Peak dense 16-bit floating-point operations per second of one chip, from the makers' data sheets.
-PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H100 NVL": 835e12,
-    "NVIDIA H200": 989e12,
-}
 
 
 def peak_flops() -> float | None:
     """Peak 16-bit operations per second of all the devices together; None where unknown."""
-    kind = jax.devices()[0].device_kind
-    known = [name for name in PEAK_FLOPS if kind.startswith(name)]
-    return PEAK_FLOPS[max(known, key=len)] * jax.device_count() if known else None
+    chip = chip_of(jax.devices()[0].device_kind)
+    return chip.flops * jax.device_count() if chip else None
 
 
 class MetricsLog:

@@ -85,3 +85,19 @@ def special_ids(sentinels: int = SENTINELS) -> dict[str, int | tuple[int, ...]]:
         else:
             ids[name], free = tuple(range(free, free + sentinels)), free + sentinels
     return ids | {"first_regular": free}
+
+
+def blank_vocab(size: int) -> Vocab:
+    """A vocabulary whose tables say nothing, for what depends on its size alone.
+
+    Args:
+        size: number of ids, the special ones among them.
+    """
+    nothing = np.zeros(size, bool)
+    return Vocab(
+        size=size,
+        is_word_start=nothing,
+        is_sentence_end=nothing,
+        piece_bytes=nothing.astype(np.int32),
+        **special_ids(),
+    )

@@ -1,0 +1,31 @@
+"""Causal language modelling with a Llama-style decoder of 8 billion parameters.
+
+For a TPU slice of 64 v5p chips or more:
+
+    jaxpretrain plan --config=configs/llama_8b.py --topology=v5p:4x4x4
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The shape of Llama 3 8B, with a vocabulary of 131,072 pieces, on C4."""
+    config = ConfigDict()
+    config.source = {"name": "tfds", "dataset": "c4/en"}
+    config.tokenizer = {"vocab_size": 131_072}
+    config.objective = {"name": "clm"}
+    config.model = {
+        "preset": "llama",
+        "width": 4096,
+        "layers": 32,
+        "mlp_width": 14_336,
+        "tied_embeddings": False,
+        "remat": "full",
+    }
+    config.data = {"length": 4096, "batch_size": 256}
+    config.optimizer = {"learning_rate": 3e-4, "warmup_steps": 1000, "beta2": 0.95}
+    config.train = {"steps": 40_000, "microbatches": 2}
+    config.mesh = {"data": 1, "fsdp": -1}
+    config.evaluate = {"every": 1000, "batches": 16}
+    config.checkpoint = {"every": 1000}
+    return config
