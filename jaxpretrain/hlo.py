@@ -45,7 +45,8 @@ class Collective(NamedTuple):
     """A collective of a program, as often as it runs in a step.
 
     Attributes:
-        kind: one of `COLLECTIVES`.
+        kind: one of `COLLECTIVES`, as what it is used for: an all-reduce of slices that were put
+            into zeros is an all-gather, though it sends as much as an all-reduce.
         groups: of devices that talk to each other, by their numbers in the program.
         size: bytes of its largest array on one device.
         sent: bytes that one device sends in a step, all runs together, around a ring.
@@ -164,14 +165,18 @@ def collectives(text: str, devices: int) -> list[Collective]:
             arrays = sizes(line.type)
             size, groups = max(arrays), _groups(line.rest, devices)
             members = max(len(group) for group in groups) if groups else 1
+            share = (members - 1) / members
             if kind == "all-reduce":
-                size = sum(arrays)
+                each = 2 * share * sum(arrays)
                 if name.startswith("all-reduce-scatter"):  # a TPU's name for it
-                    kind = "reduce-scatter"
+                    kind, each = "reduce-scatter", each / 2
+                elif _gathers(line, lines, found):
+                    kind = "all-gather"
             elif kind == "reduce-scatter":
                 size *= members
-            share = (members - 1) / members
-            each = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(kind, share) * size
+                each = share * size
+            else:
+                each = (1.0 if kind == "collective-permute" else share) * size
             one = Collective(kind, groups, size, each * times[name], times[name])
             # Parts of one collective that the compiler has spread over a loop have one channel, and
             # the collective runs as often as the loop is begun.
@@ -180,6 +185,23 @@ def collectives(text: str, devices: int) -> list[Collective]:
             if key not in seen or one.runs < seen[key].runs:
                 seen[key] = one
     return list(seen.values())
+
+
+def _gathers(line: Instruction, lines: list[Instruction], found) -> bool:
+    """Whether an all-reduce only puts together what each device has written into zeros."""
+    by_name = {one.name: one for one in lines}
+    for operand in line.operands:
+        source, inside = by_name.get(operand), by_name
+        while source is not None and source.opcode in ("bitcast", "copy", "fusion"):
+            if source.opcode == "fusion":
+                inner = found.get(_called(source)[0], [])
+                inside = {one.name: one for one in inner}
+                source = next((one for one in inner if one.is_root), None)
+            else:
+                source = inside.get(source.operands[0])
+        if source is None or source.opcode != "dynamic-update-slice":
+            return False
+    return True
 
 
 def _groups(rest: str, devices: int) -> frozenset[frozenset[int]]:

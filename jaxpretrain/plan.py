@@ -7,8 +7,8 @@ needs at the least for its operations, for its memory traffic and for its messag
 import itertools
 import math
 import os
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +21,8 @@ from jaxpretrain.assemble import Pieces, abstract_batch, build
 from jaxpretrain.chips import Chip, chip_of
 from jaxpretrain.data.vocab import blank_vocab
 from jaxpretrain.errors import UserError
-from jaxpretrain.sharding import MESH_AXES
+from jaxpretrain.report.plans import describe, layout_text, one_line
+from jaxpretrain.sharding import MESH_AXES, Placement, make_mesh
 from jaxpretrain.step import jit_train_step
 
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Ran out of memory")
@@ -95,9 +96,10 @@ def plan(config: ConfigDict, topology: str, *, slices: int = 1, search: int = 0)
     config = for_platform(config, devices[0].platform)
     where = f"{len(devices)} x {devices[0].device_kind}" + (f" ({topology})" if topology else "")
     print(f"{config.objective.name} on {where}", flush=True)
+    tokens = config.data.batch_size * config.data.length
     if not search:
         found = compiled(config, devices)
-        for line in describe(found, config):
+        for line in describe(found, tokens):
             print(line)
         return [found]
     plans = []
@@ -123,7 +125,7 @@ def plan(config: ConfigDict, topology: str, *, slices: int = 1, search: int = 0)
         print(f"{rank:3} {one_line(found)}")
         print(f"      {flags} --config.train.microbatches={found.microbatches}")
     print()
-    for line in describe(best[0], config):
+    for line in describe(best[0], tokens):
         print(line)
     return best
 
@@ -136,8 +138,13 @@ def devices_of(topology: str, slices: int = 1) -> Sequence[Any]:
     """
     if not topology:
         return jax.devices()
-    # What it would ask of a TPU machine's metadata server.
-    for name, value in {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}.items():
+    # What libtpu would ask of a TPU machine, and complain about elsewhere.
+    answers = {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    }
+    for name, value in answers.items():
         os.environ.setdefault(name, value)
     try:
         options = {"num_slices": slices} if slices > 1 else {}
@@ -189,12 +196,16 @@ def compiled(config: ConfigDict, devices: Sequence[Any]) -> Plan:
         "flops": max(executed_flops(traced.jaxpr.jaxpr) / chips, model_flops),
         "chip": chip,
     }
+    keep = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)  # it could not be read again
     try:
         program = traced.lower().compile()
     except Exception as error:  # XLA's errors have no type of their own
         if not any(word in str(error) for word in OUT_OF_MEMORY):
             raise
         return Plan(fits=False, activations=0, peak=0, traffic=0.0, collectives=[], **common)
+    finally:
+        jax.config.update("jax_enable_compilation_cache", keep)
     memory, text = program.memory_analysis(), program.as_text()
     kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     peak = kept + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
@@ -257,39 +268,50 @@ def candidates(config: ConfigDict, devices: Sequence[Any]) -> Iterator[tuple[dic
     """
     chip = chip_of(devices[0].device_kind)
     memory = chip.memory if chip else math.inf
+    alone = with_layout(config, dict.fromkeys(MESH_AXES, 1), 1)
+    pieces = build(alone, blank_vocab(config.tokenizer.vocab_size), devices=[devices[0]])
+    objective, params, rules = pieces.objective, pieces.abstract.params, config.mesh.rules.to_dict()
+    model, rows, length = objective.backbone.config, config.data.batch_size, config.data.length
+    parameters, axes = sum(leaf.size for leaf in jax.tree.leaves(params)), objective.axes()
+    longest = objective.longest_input(length, rows)
+
+    @cache
+    def is_legal(parts: int, microbatches: int) -> bool:
+        try:
+            objective.check_run(
+                length=length, batch_size=rows, devices=parts, microbatches=microbatches
+            )
+        except UserError:
+            return False
+        return rows % (parts * microbatches) == 0
+
     found = []
     for mesh in meshes(len(devices)):
+        if model.heads % mesh["tensor"] or longest % mesh["context"]:
+            continue
+        try:
+            placement = Placement(make_mesh(**mesh, devices=devices), rules)
+        except UserError:  # between slices
+            continue
+        shardings = jax.tree.leaves(placement.parameters(axes, params))
+        shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
+        here = sum(math.prod(s.shard_shape(x)) for s, x in zip(shardings, shapes, strict=True))
         for microbatches in (1, 2, 4, 8, 16):
-            try:
-                pieces = build(
-                    with_layout(config, mesh, microbatches),
-                    blank_vocab(config.tokenizer.vocab_size),
-                    devices=list(devices),
-                )
-            except UserError:
+            if not is_legal(placement.parts("rows"), microbatches):
                 continue
-            model = pieces.objective.backbone.config
-            if mesh["tensor"] > 1 and model.heads % mesh["tensor"]:
-                continue
-            state = bytes_here(pieces.abstract)
-            rows = config.data.batch_size // (mesh["data"] * mesh["fsdp"] * microbatches)
+            share = rows / (placement.parts("rows") * microbatches)
             # What a layer keeps of a row: its input alone if the rest is computed again.
             kept = 2 if model.remat == "full" else 34
-            stream = rows * config.data.length * model.width / mesh["context"]
-            logits = rows * config.data.length * model.vocab_size * 8
-            estimate = (
-                state * 4 / 3
-                + kept * stream * model.layers
-                + logits / (mesh["context"] * mesh["tensor"])
-            )
-            if estimate > 1.2 * memory:
+            stream = share * length * model.width / mesh["context"]
+            logits = share * length * model.vocab_size * 8 / (mesh["context"] * mesh["tensor"])
+            # Parameters, two moments and a gradient of 4 bytes each.
+            if 16 * here + kept * stream * model.layers + logits > 1.2 * memory:
                 continue
-            parameters = sum(leaf.size for leaf in jax.tree.leaves(pieces.abstract.params))
             gathered = 6 * microbatches * parameters * (mesh["fsdp"] > 1)
             reduced = 8 * parameters / mesh["fsdp"] * (mesh["data"] > 1)
-            inside = 16 * stream * microbatches * model.layers
-            inside *= (mesh["tensor"] > 1) + (mesh["context"] > 1) * 0.5
-            cost = (gathered + reduced) / (mesh["tensor"]) + inside
+            talk = (mesh["tensor"] > 1) + 0.5 * (mesh["context"] > 1)
+            inside = 16 * stream * microbatches * model.layers * talk
+            cost = (gathered + reduced) / mesh["tensor"] + inside
             found.append((cost, microbatches, mesh["fsdp"], mesh))
     found.sort(key=lambda item: item[:3])
     for _, microbatches, _, mesh in found:
@@ -315,88 +337,3 @@ def with_layout(config: ConfigDict, mesh: dict[str, int], microbatches: int) -> 
     config.mesh.update(mesh)
     config.train.microbatches = microbatches
     return config.lock()
-
-
-def layout_text(mesh: dict[str, int], microbatches: int) -> str:
-    """A layout in one word each."""
-    axes = " x ".join(f"{axis} {size}" for axis, size in mesh.items() if size > 1) or "one device"
-    return f"{axes}, {microbatches} microbatch{'es' if microbatches > 1 else ''}"
-
-
-def one_line(found: Plan) -> str:
-    """A plan in a line."""
-    text = layout_text(found.mesh, found.microbatches)
-    if found.fits is False:
-        return f"{text}: does not fit" + (f" ({size_text(found.peak)})" if found.peak else "")
-    if not found.seconds:
-        return f"{text}: {size_text(found.peak)}"
-    low, high = found.utilisation
-    return (
-        f"{text}: {size_text(found.peak)}, "
-        f"{max(found.seconds.values()):.3g} to {sum(found.seconds.values()):.3g} s a step, "
-        f"utilisation {low:.0%} to {high:.0%}"
-    )
-
-
-def describe(found: Plan, config: ConfigDict) -> list[str]:
-    """A plan as lines to read."""
-    tokens = config.data.batch_size * config.data.length
-    lines = [
-        f"  {layout_text(found.mesh, found.microbatches)}; {tokens:,} tokens a step",
-        "  on each chip",
-        f"    parameters   {size_text(found.parameters)}",
-        f"    optimizer    {size_text(found.optimizer)}",
-    ]
-    if found.fits is False and not found.peak:
-        lines.append(
-            "    does not fit: the compiler found no way to lay it out in "
-            f"{size_text(found.chip.memory)}; raise train.microbatches or mesh.fsdp, or try "
-            "--search"
-        )
-        return lines
-    share = f" of {size_text(found.chip.memory)}" if found.chip else ""
-    verdict = "" if found.fits is not False else ": DOES NOT FIT"
-    lines += [
-        f"    activations  {size_text(found.activations)} (with gradients and buffers)",
-        f"    peak         {size_text(found.peak)}{share}{verdict}",
-        f"    operations   {found.flops:.3g} a step, of which the model's own "
-        f"{found.model_flops:.3g}",
-        f"    memory       {size_text(found.traffic)} read and written a step",
-    ]
-    sent: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0, 0])
-    for kind, axes, one in found.collectives:
-        entry = sent[kind, axes]
-        entry[0] += one.sent
-        entry[1] += one.runs
-        entry[2] = max(entry[2], one.size)
-    lines.append(
-        "    network      "
-        + (f"{size_text(sum(e[0] for e in sent.values()))} sent a step" if sent else "nothing sent")
-    )
-    for (kind, axes), (total, times, size) in sorted(sent.items(), key=lambda item: -item[1][0]):
-        lines.append(
-            f"      {kind:<19} over {axes:<12} {size_text(total):>10}, {times:,} times, "
-            f"the largest {size_text(size)}"
-        )
-    if found.chip is None:
-        return [*lines, "  no roofline: the speed of this device is not known"]
-    times, (low, high) = found.seconds, found.utilisation
-    lines += [
-        "  roofline: " + ", ".join(f"{name} {seconds:.3g} s" for name, seconds in times.items()),
-        f"    a step takes {max(times.values()):.3g} s if all of these overlap, "
-        f"{sum(times.values()):.3g} s if none does: {tokens / sum(times.values()):,.0f} to "
-        f"{tokens / max(times.values()):,.0f} tokens/s",
-        f"    utilisation (the model's own operations against the peak) {low:.0%} to {high:.0%}",
-        f"    assuming {found.chip.flops:.3g} operations/s, {found.chip.bandwidth:.3g} bytes/s of "
-        f"memory, {found.chip.link:.3g} bytes/s in a ring, all of them fully used; matrix products "
-        "only; nothing between slices",
-    ]
-    return lines
-
-
-def size_text(count: float) -> str:
-    """Bytes in a unit that one can read."""
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= factor:
-            return f"{count / factor:.3g} {unit}"
-    return f"{count:.0f} B"

@@ -329,6 +329,9 @@ def test_one_and_eight_devices_agree(case):
 
 
 def test_compiled_and_eager_agree(case):
+    """For a few of them: they share the code, and eager JAX compiles hundreds of small programs."""
+    if case.objective.name not in ("mlm", "clm", "span_corruption", "rtd", "simcse", "bert"):
+        pytest.skip("like those that are tested")
     assert_sums_close(case.sums(case.batch), run(case.objective, True, case.params, case.batch))
 
 

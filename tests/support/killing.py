@@ -9,6 +9,7 @@ at a moment drawn at random (while it starts, trains, evaluates or saves: it sav
 import argparse
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -28,7 +29,8 @@ def start(config_file: Path, workdir: Path, *options: str) -> subprocess.Popen:
         f"--workdir={workdir}", f"--config.train.steps={STEPS}", "--config.checkpoint.every=5",
         "--config.evaluate.every=50", "--config.train.log_every=1", *options,
     ]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    flags = re.sub(r"device_count=\d+", "device_count=1", os.environ.get("XLA_FLAGS", ""))
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
     with open(f"{workdir}.log", "a") as log:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
