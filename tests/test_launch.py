@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = sorted(ROOT.glob("launch/*.sh")) + [ROOT / ".ci/run"]
+SCRIPTS = sorted(ROOT.glob("launch/*.s[hb]*")) + [ROOT / ".ci/run"]
 TOOLS = (
     "bash cat cut dirname env grep head id mkdir mv nproc paste rm sed sort tail tr uname".split()
 )

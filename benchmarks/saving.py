@@ -1,0 +1,109 @@
+"""What saving costs, as a share of the training: a save every 100 steps against none.
+
+    python -m benchmarks.saving --config=configs/clm.py
+
+Stretches of training steps with and without a save at their beginning take turns, on the same
+state and batch. What counts is the time until the last step of the stretch is done, so that all of
+a save is in it: the fingerprint, the copy of the arrays, and the writing behind the steps' back, as
+far as it slows them down.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxpretrain.assemble import abstract_batch, build
+from jaxpretrain.checkpoint import Checkpoints
+from jaxpretrain.config import load
+from jaxpretrain.data.vocab import blank_vocab
+from jaxpretrain.main import quiet_libraries, take_overrides
+from jaxpretrain.state import init_state
+from jaxpretrain.step import jit_train_step
+from jaxpretrain.types import Batch
+
+
+def random_batch(vocab_size: int, first: int, rows: int, length: int) -> Batch:
+    """Rows of random tokens, one document each."""
+    rng = np.random.default_rng(0)
+    wide = np.ones((rows, length), np.int32)
+    numbers = np.arange(rows, dtype=np.int32)
+    tokens = rng.integers(first, vocab_size, (rows, length)).astype(np.int32)
+    positions = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
+    return Batch(tokens, wide, positions, numbers, 0 * numbers, numbers)
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="configs/clm.py")
+    parser.add_argument("--every", type=int, default=100, help="steps in a stretch (default: 100)")
+    parser.add_argument("--rounds", type=int, default=3, help="pairs of stretches (default: 3)")
+    parser.add_argument("--folder", help="where to save (default: a temporary folder)")
+    arguments, overrides = take_overrides(sys.argv[1:])
+    options = parser.parse_args(arguments)
+    quiet_libraries()
+    config = load(options.config, overrides)
+    vocab = blank_vocab(config.tokenizer.vocab_size)
+    pieces = build(config, vocab)
+    batch = jax.device_put(
+        random_batch(vocab.size, vocab.first_regular, config.data.batch_size, config.data.length),
+        pieces.placement.batch,
+    )
+    step = (
+        jit_train_step(
+            pieces.objective,
+            pieces.optimizer,
+            pieces.abstract,
+            pieces.placement,
+            seed=0,
+            total_steps=config.train.steps,
+            microbatches=config.train.microbatches,
+        )
+        .lower(pieces.abstract, abstract_batch(pieces))
+        .compile()
+    )
+    state = init_state(pieces.objective, pieces.optimizer, 0, pieces.abstract)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        checkpoints = Checkpoints(Path(folder) / "checkpoints", pieces.placement, keep_latest=2)
+
+        def stretch(state, save):
+            jax.block_until_ready(state)
+            began = time.perf_counter()
+            held = 0.0
+            if save:
+                checkpoints.save(state)
+                held = time.perf_counter() - began
+            for _ in range(options.every):
+                state, _ = step(state, batch)
+            jax.block_until_ready(state)
+            return state, time.perf_counter() - began, held
+
+        state, _, _ = stretch(state, save=True)  # warm: the fingerprint is compiled
+        checkpoints.wait()
+        plain, saving, held = [], [], []
+        for _ in range(options.rounds):
+            state, seconds, _ = stretch(state, save=False)
+            plain.append(seconds)
+            state, seconds, blocked = stretch(state, save=True)
+            saving.append(seconds)
+            held.append(blocked)
+            checkpoints.wait()
+        checkpoints.close()
+    cost = statistics.median(b / a - 1 for a, b in zip(plain, saving, strict=True))
+    print(
+        f"{jax.device_count()} x {jax.devices()[0].device_kind}, state of {size / 1e6:.1f} MB, "
+        f"{options.every} steps: {statistics.median(plain):.2f} s without a save, "
+        f"{statistics.median(saving):.2f} s with one ({statistics.median(held):.3f} s of it until "
+        f"the steps go on): {cost:.1%}"
+    )
+
+
+if __name__ == "__main__":
+    main()
