@@ -191,12 +191,12 @@ def test_a_workdir_that_cannot_be_written_is_an_error():
             pass
 
 
-def test_a_run_that_is_killed_in_saves_ends_with_the_bits_of_one_that_is_not(
+def test_a_run_that_is_killed_in_a_save_ends_with_the_bits_of_one_that_is_not(
     tiny_config_file, tmp_path
 ):
     """`python -m support.killing` does this at 20 moments of all kinds."""
-    options = ["--config.train.steps=80", "--config.evaluate.batches=1"]
-    found = killing.killed(tiny_config_file, tmp_path / "parts", 2, 0, *options, kinds=["save"])
+    options = ["--config.train.steps=40", "--config.evaluate.batches=1"]
+    found = killing.killed(tiny_config_file, tmp_path / "parts", 1, 0, *options, kinds=["save"])
     assert all("during save" in line for line in found)
     assert killing.start(tiny_config_file, tmp_path / "whole", *options).wait() == 0
     assert killing.final_sums(tmp_path / "whole") == killing.final_sums(tmp_path / "parts")

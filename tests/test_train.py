@@ -111,14 +111,6 @@ def test_resuming_gives_the_bits_of_the_uninterrupted_run(straight, tiny_config_
     assert all(losses[0][step] == losses[1][step] for step in shared)
 
 
-def test_another_seed_gives_another_run(straight, tiny_config_file, tmp_path):
-    options, config, workdir, _ = straight
-    other = tiny_run.config(tiny_config_file, seed=1, **options)
-    train(other, tmp_path)
-    a, b = final_state(config, workdir), final_state(other, tmp_path)
-    assert not np.array_equal(a.params["tokens"]["embedding"], b.params["tokens"]["embedding"])
-
-
 def test_tf_and_threads_give_the_bits_of_the_same_run(straight, tiny_config_file, tmp_path):
     options, config, workdir, _ = straight
     train(tiny_run.config(tiny_config_file, data__loader="tf", **options), tmp_path)

@@ -170,6 +170,10 @@ class Mixture(Objective):
                         length=length, batch_size=rows, devices=devices, microbatches=microbatches
                     )
 
+    def longest_input(self, length: int, rows: int) -> int:
+        """See `Objective.longest_input`: of all the tasks."""
+        return max(task.objective.longest_input(length, rows) for task in self.tasks)
+
     def init(self, key: Array) -> dict:
         """See `Objective.init`: each task's own parameters under its name."""
         params = self.backbone.init(key)

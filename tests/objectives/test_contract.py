@@ -314,6 +314,8 @@ def test_evaluation_is_deterministic_and_has_no_dropout(case):
 
 def test_one_and_eight_devices_agree(case):
     """On a mesh that divides parameters, heads and positions; test_sharding has more of them."""
+    if case.objective.name in ("clm", "mlm", "span_corruption", "simcse"):
+        pytest.skip("test_sharding has it, with gradients")
     placement = Placement(make_mesh(data=1, fsdp=2, tensor=2, context=2))
 
     def placed(params, batch):
@@ -330,7 +332,7 @@ def test_one_and_eight_devices_agree(case):
 
 def test_compiled_and_eager_agree(case):
     """For a few of them: they share the code, and eager JAX compiles hundreds of small programs."""
-    if case.objective.name not in ("mlm", "clm", "span_corruption", "rtd", "simcse", "bert"):
+    if case.objective.name not in ("mlm", "bert", "simcse"):
         pytest.skip("like those that are tested")
     assert_sums_close(case.sums(case.batch), run(case.objective, True, case.params, case.batch))
 
