@@ -1,6 +1,6 @@
 """Causal language modelling with a Llama-style decoder of 1.0 billion parameters.
 
-For a TPU slice of 16 v5e chips or 64 v5p chips, or a node of 8 GPUs:
+For a TPU slice of 16 v5e chips. Planned, never trained:
 
     jaxpretrain plan --config=configs/llama_1b.py --topology=v5e:4x4
 """

@@ -1,6 +1,6 @@
 """Causal language modelling with a Llama-style decoder of 8 billion parameters.
 
-For a TPU slice of 64 v5p chips or more:
+For a TPU slice of 64 v5p chips. Planned, never trained:
 
     jaxpretrain plan --config=configs/llama_8b.py --topology=v5p:4x4x4
 """

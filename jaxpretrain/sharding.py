@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -91,17 +90,12 @@ def make_mesh(
             "inside of one"
         )
     within = tuple(sizes[name] // across[name] for name in MESH_AXES)
-    blocks = [
-        mesh_utils.create_device_mesh(
-            within,
-            [device for device in devices if slice_of(device) == number],
-            allow_split_physical_axes=True,
-        )
-        for number in slices
-    ]
-    # The slow part of an axis is its outer one.
-    grid = np.stack(blocks).reshape(across["data"], across["fsdp"], *within)
-    grid = np.moveaxis(grid, 1, 2).reshape(tuple(sizes.values()))
+    split = {"allow_split_physical_axes": True}
+    if len(slices) == 1:
+        grid = mesh_utils.create_device_mesh(within, devices, **split)
+    else:
+        slow = tuple(across.values())
+        grid = mesh_utils.create_hybrid_device_mesh(within, slow, devices, **split)
     return Mesh(grid, MESH_AXES)
 
 
