@@ -195,7 +195,7 @@ def test_a_run_that_is_killed_in_a_save_ends_with_the_bits_of_one_that_is_not(
     tiny_config_file, tmp_path
 ):
     """`python -m support.killing` does this at 20 moments of all kinds."""
-    options = ["--config.train.steps=40", "--config.evaluate.batches=1"]
+    options = ["--config.train.steps=60", "--config.evaluate.batches=1"]
     found = killing.killed(tiny_config_file, tmp_path / "parts", 1, 0, *options, kinds=["save"])
     assert all("during save" in line for line in found)
     assert killing.start(tiny_config_file, tmp_path / "whole", *options).wait() == 0

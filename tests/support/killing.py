@@ -45,7 +45,7 @@ def moment(workdir: Path, rng: random.Random, kinds: Sequence[str]) -> str:
     deadline = time.monotonic() + 60
     while newest(workdir) == before and time.monotonic() < deadline:
         time.sleep(0.01)
-    time.sleep(rng.uniform(0, 1.5))
+    time.sleep(rng.uniform(0, 0.3 if kind == "save" else 1.5))
     if kind == "save":
         while not list((workdir / "checkpoints").glob("*tmp*")) and time.monotonic() < deadline:
             pass
