@@ -14,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxpretrain import config as config_lib
+from jaxpretrain.data import store_copy
 from jaxpretrain.data.order import Order
 from jaxpretrain.data.pipeline import eval_batches, rows_here, to_device, train_batches
 from jaxpretrain.data.prepare import prepare
@@ -29,6 +30,7 @@ from jaxpretrain.optim import Optimizer
 from jaxpretrain.sharding import MESH_AXES, Placement, check_batch, make_mesh
 from jaxpretrain.state import TrainState, abstract_state
 from jaxpretrain.step import jit_eval_step
+from jaxpretrain.storage import AnyPath, path_of
 from jaxpretrain.types import Batch
 
 VIEWS = {"packed": PackedRows, "document": DocumentRows}
@@ -48,10 +50,10 @@ class Pieces(NamedTuple):
     abstract: TrainState
 
 
-def store_path(config: ConfigDict) -> Path:
+def store_path(config: ConfigDict) -> AnyPath:
     """Where the config's token store is: `store.path`, or a folder named after what is in it."""
     if config.store.path:
-        return Path(config.store.path)
+        return path_of(config.store.path)
     content = {
         "source": config.source.to_dict(),
         "tokenizer": config.tokenizer.to_dict(),
@@ -67,8 +69,12 @@ def store_path(config: ConfigDict) -> Path:
 def prepare_store(config: ConfigDict, *, overwrite: bool = False) -> Store:
     """The ``prepare`` command: source → tokenizer → token store."""
     named, _ = config_lib.sources(config)
+    path = store_path(config)
+    folder = store_copy.folder_of(path, config.store.cache)
+    if store_copy.exists(path) and not overwrite:
+        store_copy.fetch(path, folder)
     store = prepare(
-        store_path(config),
+        folder,
         sources=named,
         tokenizer_args=config.tokenizer.to_dict(),
         validation_fraction=config.store.validation_fraction,
@@ -76,6 +82,7 @@ def prepare_store(config: ConfigDict, *, overwrite: bool = False) -> Store:
         workers=config.store.workers,
         overwrite=overwrite,
     )
+    store_copy.publish(folder, path)
     for split in ("validation", "test"):
         if not sum(token_set.documents for token_set in store.sets(split)):
             fraction = config.store[f"{split}_fraction"]
@@ -98,11 +105,13 @@ def assemble(config: ConfigDict, *, verify: bool = False) -> Pieces:
         UserError: no store yet, a damaged one, or values that do not fit this machine.
     """
     path = store_path(config)
-    if not (path / "manifest.json").exists():
+    if not store_copy.exists(path):
         raise UserError(
             f"there is no token store at {path}: run 'jaxpretrain prepare' with the same --config"
         )
-    store = Store.open(path, verify=verify)
+    folder = store_copy.folder_of(path, config.store.cache)
+    store_copy.fetch(path, folder)
+    store = Store.open(folder, verify=verify)
     check_store(config, store)
     return build(config, store.tokenizer.vocab, store=store)
 

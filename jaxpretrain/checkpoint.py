@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +17,10 @@ from jaxpretrain.errors import UserError
 from jaxpretrain.processes import is_first, say, wait_for_all
 from jaxpretrain.sharding import Placement
 from jaxpretrain.state import TrainState, fingerprint
+from jaxpretrain.storage import AnyPath, access, is_remote, move
+
+# What says that a file could not be reached, which is not to say that it is damaged.
+_OUT_OF_REACH = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED")
 
 
 class Damaged(Exception):
@@ -39,7 +42,12 @@ class Checkpoints:
     """
 
     def __init__(
-        self, folder: Path, placement: Placement, *, keep_latest: int = 1, read_only: bool = False
+        self,
+        folder: AnyPath,
+        placement: Placement,
+        *,
+        keep_latest: int = 1,
+        read_only: bool = False,
     ):
         self._folder = folder
         self._fingerprint: Callable[[Any], dict] = jax.jit(
@@ -51,7 +59,7 @@ class Checkpoints:
             keep_checkpoints_without_metrics=False,
         )
         self._manager = ocp.CheckpointManager(
-            folder.absolute(),
+            folder if is_remote(folder) else folder.absolute(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy([LatestN(keep_latest), best]),
                 best_fn=lambda metrics: -metrics["loss"],
@@ -168,6 +176,11 @@ class Checkpoints:
         except Exception as error:
             if "RESOURCE_EXHAUSTED" in str(error):  # of the devices' memory
                 raise
+            if any(code in str(error) for code in _OUT_OF_REACH):
+                reason = " ".join(str(error).split())[:200]
+                raise UserError(
+                    f"cannot read checkpoint {step} in {self._folder}: {reason}"
+                ) from error
             raise self._damaged(step, " ".join(str(error).split())[:200]) from error
 
     def _check(self, step: int, found: dict[str, np.ndarray]) -> None:
@@ -187,9 +200,9 @@ class Checkpoints:
     def _put_aside(self, step: int) -> None:
         if is_first():
             damaged = self._folder.parent / "damaged"
-            damaged.mkdir(exist_ok=True)
-            name = f"{step}-{sum(1 for _ in damaged.glob(f'{step}-*')) + 1}"
-            (self._folder / str(step)).rename(damaged / name)
+            with access(f"put aside the damaged checkpoint {step} in {self._folder}"):
+                name = f"{step}-{sum(1 for _ in damaged.glob(f'{step}-*')) + 1}"
+                move(self._folder / str(step), damaged / name)
         wait_for_all("damaged checkpoint")
         self._manager.reload()
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 
@@ -11,11 +10,12 @@ from jaxpretrain.checkpoint import Checkpoints, Damaged
 from jaxpretrain.config import complete, override
 from jaxpretrain.errors import UserError
 from jaxpretrain.evaluation.samples import continue_text, fill_gaps
-from jaxpretrain.workdir import check_identity, read_json
+from jaxpretrain.storage import AnyPath, access, write
+from jaxpretrain.workdir import check_identity, open_run
 
 
 def evaluate(
-    workdir: Path, *, split: str = "test", which: str = "best", overrides: dict[str, str]
+    workdir: AnyPath, *, split: str = "test", which: str = "best", overrides: dict[str, str]
 ) -> dict:
     """Measures a run's checkpoint on a held-out split and prints what a person wants to see.
 
@@ -31,9 +31,7 @@ def evaluate(
     Raises:
         UserError: the folder holds no run, or no checkpoint yet.
     """
-    if not (workdir / "run.json").exists():
-        raise UserError(f"{workdir} holds no run: train first, or give the --workdir of a run")
-    raw = read_json(workdir / "config.json")
+    raw = open_run(workdir)
     for key, text in overrides.items():
         override(raw, key, text)
     pieces = assemble(complete(raw))
@@ -51,7 +49,8 @@ def evaluate(
         raise UserError(f"{error}: choose another with --checkpoint") from None
     checkpoints.close()
     found = {"split": split, "checkpoint": which, "step": step, **evaluator(params)._asdict()}
-    (workdir / "evaluation.json").write_text(json.dumps(found, indent=2) + "\n")
+    with access(f"write the workdir {workdir}"):
+        write(workdir / "evaluation.json", json.dumps(found, indent=2) + "\n")
     for line in describe(pieces, found):
         print(line)
     for line in examples(pieces, params, split):

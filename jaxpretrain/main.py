@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jaxpretrain import __version__
 from jaxpretrain.errors import UserError
+from jaxpretrain.storage import AnyPath, path_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +62,7 @@ def run(arguments: list[str]) -> int:
     if options.command == "replay":
         from jaxpretrain.replay import replay
 
-        replay(Path(options.workdir), step=options.step, passed_over=options.passed_over)
+        replay(path_of(options.workdir), step=options.step, passed_over=options.passed_over)
         return 0
     if options.command == "evaluate":
         from jaxpretrain.evaluate import evaluate
@@ -216,10 +217,10 @@ def take_overrides(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
     return rest, overrides
 
 
-def default_workdir(options: argparse.Namespace) -> Path:
+def default_workdir(options: argparse.Namespace) -> AnyPath:
     """``--workdir``, or ``runs/`` and the config file's name."""
     if options.workdir:
-        return Path(options.workdir)
+        return path_of(options.workdir)
     if not options.config:
         raise UserError("evaluate needs the --workdir of a run, or its --config")
     file, _, argument = options.config.partition(":")

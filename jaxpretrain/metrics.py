@@ -7,12 +7,16 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
 
 from jaxpretrain.chips import chip_of
 from jaxpretrain.processes import is_first
+from jaxpretrain.storage import AnyPath, access, copy, is_remote, write
+
+COPY_EVERY = 60.0  # seconds, to an object store
 
 
 def peak_flops() -> float | None:
@@ -24,6 +28,9 @@ def peak_flops() -> float | None:
 class MetricsLog:
     """Writes one JSON object per logged step to ``metrics.jsonl``, and the same to TensorBoard.
 
+    A file in an object store cannot grow: there the log is kept on this machine, and copied now
+    and then.
+
     Args:
         workdir: folder of the run.
         step: the step that the run starts from; lines after it, of a run that was cut off before
@@ -31,17 +38,19 @@ class MetricsLog:
             has a second line, with the held-out numbers.
     """
 
-    def __init__(self, workdir: Path, step: int):
+    def __init__(self, workdir: AnyPath, step: int):
         from tensorboardX import SummaryWriter
 
-        path = workdir / "metrics.jsonl"
+        self._workdir = workdir
+        self._spool = TemporaryDirectory() if is_remote(workdir) else None
+        self._folder = Path(self._spool.name) if self._spool else workdir
+        self._copied = time.monotonic()
+        path = self._folder / "metrics.jsonl"
         kept = [row for row in read_metrics(workdir) if row["step"] <= step]
-        whole = workdir / "metrics.jsonl.tmp"
-        whole.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        whole.replace(path)
+        write(path, "".join(json.dumps(row) + "\n" for row in kept))
         self.seconds = kept[-1].get("seconds", 0.0) if kept else 0.0
         self._file = path.open("a")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Appends the values of a step; what is no finite number is null, and not on the board."""
@@ -51,11 +60,28 @@ class MetricsLog:
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._board.add_scalar(name, value, step)
+        if time.monotonic() - self._copied >= COPY_EVERY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Returns when all that was written is in the workdir."""
+        if not self._spool:
+            return
+        self._board.flush()
+        self._copied = time.monotonic()
+        with access(f"write the workdir {self._workdir}"):
+            for file in (self._folder / "metrics.jsonl", *self._folder.glob("tensorboard/*")):
+                target = self._workdir / file.relative_to(self._folder).as_posix()
+                target.parent.mkdir(parents=True, exist_ok=True)
+                copy(file, target)
 
     def close(self) -> None:
         """Closes the files."""
         self._file.close()
         self._board.close()
+        self.flush()
+        if self._spool:
+            self._spool.cleanup()
 
 
 class SilentLog:
@@ -66,20 +92,25 @@ class SilentLog:
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Keeps nothing."""
 
+    def flush(self) -> None:
+        """Has nothing to write."""
+
     def close(self) -> None:
         """Has nothing to close."""
 
 
-def open_log(workdir: Path, step: int) -> MetricsLog | SilentLog:
+def open_log(workdir: AnyPath, step: int) -> MetricsLog | SilentLog:
     """The log of a run from a step on, which only the first process writes."""
     return MetricsLog(workdir, step) if is_first() else SilentLog()
 
 
-def read_metrics(workdir: Path) -> list[dict]:
+def read_metrics(workdir: AnyPath) -> list[dict]:
     """The lines of a run's ``metrics.jsonl`` that are whole: a run may die while it writes one."""
     path = workdir / "metrics.jsonl"
     rows = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+    with access(f"read {path}"):
+        text = path.read_bytes().decode(errors="replace") if path.exists() else ""
+    for line in text.splitlines():
         try:
             row = json.loads(line)
         except json.JSONDecodeError:

@@ -1,6 +1,6 @@
 """The ``replay`` command: the batch of a step and its corruption, exactly as training had them."""
 
-from pathlib import Path
+import io
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,13 @@ from jaxpretrain.config import complete
 from jaxpretrain.errors import UserError
 from jaxpretrain.metrics import read_metrics
 from jaxpretrain.step import progress_at, run_key
+from jaxpretrain.storage import AnyPath, access, write
 from jaxpretrain.types import Batch
-from jaxpretrain.workdir import check_identity, read_json
+from jaxpretrain.workdir import check_identity, open_run
 
 
 def replay(
-    workdir: Path, *, step: int, passed_over: int | None = None, shown: int = 3
+    workdir: AnyPath, *, step: int, passed_over: int | None = None, shown: int = 3
 ) -> tuple[Batch, object]:
     """Rebuilds what a step of a run read, writes it to a file and prints some of it.
 
@@ -36,9 +37,7 @@ def replay(
     Raises:
         UserError: the folder holds no run, or the run has no such step.
     """
-    if not (workdir / "run.json").exists():
-        raise UserError(f"{workdir} holds no run: give the --workdir of a run")
-    pieces = assemble(complete(read_json(workdir / "config.json")))
+    pieces = assemble(complete(open_run(workdir)))
     check_identity(workdir, identity(pieces))
     steps = pieces.config.train.steps
     if not 1 <= step <= steps:
@@ -61,8 +60,10 @@ def replay(
     arrays = {f"batch{path}": x for path, x in paths(batch)}
     arrays |= {f"example{path}": x for path, x in paths(example)}
     file = workdir / f"replay-{step}.npz"
-    with file.open("wb") as opened:
-        np.savez(opened, **arrays)
+    packed = io.BytesIO()
+    np.savez(packed, **arrays)
+    with access(f"write {file}"):
+        write(file, packed.getvalue())
     for line in describe(pieces, batch, example, step, position, shown):
         print(line)
     print(f"\nall arrays: {file}")

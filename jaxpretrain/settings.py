@@ -11,13 +11,17 @@ class StoreSettings:
     """Where the prepared tokens are.
 
     Attributes:
-        path: folder; empty means one under ``runs/stores`` named after source and tokenizer.
+        path: folder, here or in an object store (``gs://``); empty means one under
+            ``runs/stores`` named after source and tokenizer.
+        cache: folder for the copy of a store that is in an object store; empty means the user's
+            cache.
         validation_fraction: share of the documents held out to watch the training.
         test_fraction: share of the documents held out for the final evaluation.
         workers: processes that tokenize; 0 means one per core.
     """
 
     path: str = ""
+    cache: str = ""
     validation_fraction: float = 0.02
     test_fraction: float = 0.02
     workers: int = 0

@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -32,11 +31,12 @@ from jaxpretrain.processes import is_first, say, wait_for_all
 from jaxpretrain.report.curves import plot_loss
 from jaxpretrain.state import TrainState, init_state
 from jaxpretrain.step import Metrics, jit_train_step
+from jaxpretrain.storage import AnyPath, write
 from jaxpretrain.types import Batch
 from jaxpretrain.workdir import claim_workdir, sole_use
 
 
-def train(config: ConfigDict, workdir: Path, *, verify: bool = False) -> dict:
+def train(config: ConfigDict, workdir: AnyPath, *, verify: bool = False) -> dict:
     """Trains a config in a workdir, from the beginning or from the latest good checkpoint there.
 
     The workdir gets ``config.json``, ``tokenizer.model``, ``checkpoints/``, ``metrics.jsonl``,
@@ -60,7 +60,7 @@ def train(config: ConfigDict, workdir: Path, *, verify: bool = False) -> dict:
         return run(config, workdir, verify, held)
 
 
-def run(config: ConfigDict, workdir: Path, verify: bool, held: ExitStack) -> dict:
+def run(config: ConfigDict, workdir: AnyPath, verify: bool, held: ExitStack) -> dict:
     """The training itself; see `train`. What it holds, the stack lets go of at the end."""
     # Build.
     told = held.enter_context(preemption(config.checkpoint.grace_seconds))
@@ -84,7 +84,7 @@ def run(config: ConfigDict, workdir: Path, verify: bool, held: ExitStack) -> dic
 
     # Restore, or begin.
     if is_first():
-        held.enter_context(sole_use(workdir))
+        still_ours = held.enter_context(sole_use(workdir))
         claim_workdir(workdir, config.to_dict(), pieces.store.tokenizer, identity(pieces))
     wait_for_all("workdir")
     checkpoints = Checkpoints(
@@ -163,6 +163,9 @@ def run(config: ConfigDict, workdir: Path, verify: bool, held: ExitStack) -> dic
                 if evaluated:
                     write_evaluation(step, evaluated, speed, log, progress, clock)
             if save_now:
+                if is_first():
+                    still_ours()
+                log.flush()
                 checkpoints.save(state, evaluated and evaluated.loss)
         if last:
             break
@@ -192,7 +195,7 @@ def run(config: ConfigDict, workdir: Path, verify: bool, held: ExitStack) -> dic
         "eval": {"split": "validation", "step": step} | finite(evaluated._asdict()),
     }
     if is_first():
-        (workdir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        write(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
         comparable = evaluated.loss == evaluated.token_loss
         plot_loss(workdir, unigram_loss=evaluated.unigram_loss if comparable else None)
     return summary

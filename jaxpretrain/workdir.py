@@ -3,14 +3,16 @@
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from jaxpretrain.config import flatten
 from jaxpretrain.data.tokenizer import Tokenizer
 from jaxpretrain.errors import UserError
+from jaxpretrain.lease import SECONDS, Held, lease
+from jaxpretrain.processes import say
+from jaxpretrain.storage import AnyPath, access, is_remote, write
 
 # What may change between two parts of a run, because it does not touch the parameters: whole
 # sections (the token store and the tokenizer are compared by their checksums), and single keys.
@@ -27,39 +29,65 @@ FREE_KEYS = {
 
 
 @contextmanager
-def sole_use(workdir: Path) -> Iterator[None]:
+def sole_use(workdir: AnyPath, lease_seconds: float = SECONDS) -> Iterator[Callable[[], None]]:
     """Within, no other run can train in the workdir.
 
-    The lock is the operating system's, so it ends with the process, however that ends.
+    The lock is the operating system's where the file system has such, so that it ends with the
+    process, however that ends; elsewhere it is a `lease`.
+
+    Yields:
+        A function that raises UserError if a lease was lost.
 
     Raises:
         UserError: another run has it, or the workdir cannot be written.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        file = (workdir / "lock").open("a+")
-    except OSError as error:
-        raise UserError(f"cannot write the workdir {workdir}: {error.strerror}") from None
-    with file:
+    owner = f"process {os.getpid()} on {os.uname().nodename}"
+
+    def refused(who: str) -> UserError:
+        return UserError(
+            f"another run is training in {workdir} ({who}): wait until it ends, or give another "
+            "--workdir"
+        )
+
+    is_ours = None
+    with ExitStack() as held:
+        with access(f"write the workdir {workdir}"):
+            workdir.mkdir(parents=True, exist_ok=True)
+            lock = None if is_remote(workdir) else held.enter_context((workdir / "lock").open("a+"))
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if lock is None:
+                raise OSError
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            raise UserError(
-                f"another run is training in {workdir} ({file.read().strip() or 'unknown'}): wait "
-                "until it ends, or give another --workdir"
-            ) from None
-        except OSError:  # a file system without locks
-            yield
-            return
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
-        file.flush()
-        yield
+            lock.seek(0)
+            raise refused(lock.read().strip() or "unknown") from None
+        except OSError:  # no locks here
+            with access(f"write the workdir {workdir}"):
+                try:
+                    is_ours = held.enter_context(
+                        lease(workdir / "lease.json", owner, seconds=lease_seconds, say=say)
+                    )
+                except Held as error:
+                    raise refused(str(error)) from None
+        else:
+            lock.truncate(0)
+            lock.write(f"{owner}\n")
+            lock.flush()
+
+        def check() -> None:
+            with access(f"read the workdir {workdir}"):
+                lost = is_ours and not is_ours()
+            if lost:
+                raise UserError(
+                    f"another run has taken over {workdir}, since this one was not heard of for "
+                    "too long: let that one go on, or end it and start again"
+                )
+
+        yield check
 
 
 def claim_workdir(
-    workdir: Path, config: Mapping[str, Any], tokenizer: Tokenizer, identity: Mapping[str, str]
+    workdir: AnyPath, config: Mapping[str, Any], tokenizer: Tokenizer, identity: Mapping[str, str]
 ) -> None:
     """Writes into an empty workdir what the run is, or checks that a used one is of the same run.
 
@@ -81,16 +109,27 @@ def claim_workdir(
             f"{workdir} holds checkpoints but no run.json to tell what they are of: "
             "give another --workdir"
         )
-    try:
+    with access(f"write the workdir {workdir}"):
         workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        write(workdir / "config.json", json.dumps(config, indent=2) + "\n")
         tokenizer.save(workdir / "tokenizer.model")
-        (workdir / "run.json").write_text(json.dumps(identity, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write the workdir {workdir}: {error.strerror}") from None
+        write(workdir / "run.json", json.dumps(identity, indent=2) + "\n")
 
 
-def check_same_config(workdir: Path, config: Mapping[str, Any]) -> None:
+def open_run(workdir: AnyPath) -> dict:
+    """The config, nested, of the run in a workdir.
+
+    Raises:
+        UserError: there is none.
+    """
+    with access(f"read the workdir {workdir}"):
+        found = (workdir / "run.json").exists()
+    if not found:
+        raise UserError(f"{workdir} holds no run: train first, or give the --workdir of a run")
+    return read_json(workdir / "config.json")
+
+
+def check_same_config(workdir: AnyPath, config: Mapping[str, Any]) -> None:
     """Raises UserError unless the stored config agrees in all that touches the parameters.
 
     Args:
@@ -119,7 +158,7 @@ def is_free(key: str) -> bool:
     return key in FREE_KEYS or key.split(".")[0] in FREE_SECTIONS
 
 
-def check_identity(workdir: Path, identity: Mapping[str, str]) -> None:
+def check_identity(workdir: AnyPath, identity: Mapping[str, str]) -> None:
     """Raises UserError unless tokenizer and token store are those that the run began with."""
     known = read_json(workdir / "run.json")
     for name, checksum in identity.items():
@@ -131,12 +170,12 @@ def check_identity(workdir: Path, identity: Mapping[str, str]) -> None:
             )
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: AnyPath) -> dict:
     """A JSON object of a run's folder; UserError where it is missing or damaged."""
+    with access(f"read {path}"):
+        text = path.read_bytes().decode(errors="replace")
     try:
-        value = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+        value = json.loads(text)
     except ValueError:
         value = None
     if not isinstance(value, dict):

@@ -9,12 +9,13 @@ PACKAGE = Path(__file__).parents[1] / "jaxpretrain"
 
 # Layer by layer, from the bottom: a file imports its own layer's package and those before it.
 LAYERS = [
-    {"errors", "types", "chips", "hlo", "__init__"},
+    {"errors", "types", "chips", "hlo", "storage", "__init__"},
     {"schema"},
     {"data", "models", "corruption", "losses"},
     {"objectives", "interop"},
     {"processes"},
-    {"optim", "sharding", "report", "metrics", "preemption", "guard"},
+    {"optim", "sharding", "metrics", "preemption", "guard", "lease"},
+    {"report"},
     {"state", "settings"},
     {"step", "config"},
     {"balance"},

@@ -17,6 +17,7 @@ import numpy as np
 from jaxpretrain.data.sources_base import Part
 from jaxpretrain.data.tokenizer import Tokenizer
 from jaxpretrain.errors import UserError
+from jaxpretrain.storage import write
 
 SPLITS = ("train", "validation", "test")
 KINDS = ("tokens", "ends", "counts")
@@ -51,10 +52,7 @@ def utf8(text: str, where: str) -> bytes:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON, whole or not at all."""
-    file = HashedFile(path)
-    file.write(json.dumps(value, indent=1).encode())
-    file.finish()
-    file.publish()
+    write(path, json.dumps(value, indent=1))
 
 
 def write_part(

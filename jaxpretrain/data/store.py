@@ -182,14 +182,14 @@ class Store:
         return list(self._sets[split])
 
 
-def read_manifest(path: Path) -> dict:
+def read_manifest(path: Path, name: str = MANIFEST) -> dict:
     """Reads and checks the manifest alone.
 
     Raises:
         UserError: see `Store.open`.
     """
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        manifest = json.loads((path / name).read_bytes())
         version = manifest["format"]
     except FileNotFoundError:
         if (path / REQUEST).exists():

@@ -13,7 +13,6 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -21,6 +20,7 @@ import sentencepiece
 
 from jaxpretrain.data.vocab import NAMES, SPECIAL, Vocab, special_ids
 from jaxpretrain.errors import UserError
+from jaxpretrain.storage import access, path_of, write
 
 SMALLEST_VOCAB = len(SPECIAL) + 1 + 256  # and a newline and the bytes
 # SentencePiece writes a space as U+2581, so it cannot carry that character itself: `encode` splices
@@ -157,20 +157,13 @@ class Tokenizer:
         Raises:
             UserError: the file cannot be read or is not such a model.
         """
-        try:
-            data = Path(path).read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from None
+        with access(f"read the tokenizer {path}"):
+            data = path_of(path).read_bytes()
         return cls(data, name=f"the tokenizer {path}")
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the model file, whole or not at all."""
-        temporary = Path(f"{path}.tmp")
-        with open(temporary, "wb") as file:
-            file.write(self.model_bytes)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write(path_of(path), self.model_bytes)
 
     @cached_property
     def sha256(self) -> str:

@@ -1,10 +1,12 @@
 """The loss curve of one run, as a picture."""
 
-import json
-from pathlib import Path
+import io
+
+from jaxpretrain.metrics import read_metrics
+from jaxpretrain.storage import AnyPath, write
 
 
-def plot_loss(workdir: Path, *, unigram_loss: float | None = None) -> Path:
+def plot_loss(workdir: AnyPath, *, unigram_loss: float | None = None) -> AnyPath:
     """Draws ``metrics.jsonl`` of a workdir as ``loss.png``.
 
     Args:
@@ -19,7 +21,7 @@ def plot_loss(workdir: Path, *, unigram_loss: float | None = None) -> Path:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    rows = read_metrics(workdir)
     figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
     for key, label, style in (
         ("loss", "training", {"color": "#0072B2", "linewidth": 1.2, "alpha": 0.8}),
@@ -40,6 +42,8 @@ def plot_loss(workdir: Path, *, unigram_loss: float | None = None) -> Path:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     path = workdir / "loss.png"
-    figure.savefig(path)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
     plt.close(figure)
+    write(path, picture.getvalue())
     return path
