@@ -9,6 +9,12 @@ stamp=$venv/jaxpretrain.stamp # what the environment was made for; absent: not m
 log=$venv/install.log
 hardware= # the folder that holds /dev and /sys; the tests set another
 
+# What launch/bundle.sh packed has its wheels with it, and says what they are for.
+if [ -f "$root/wheels/bundle.sh" ]; then
+  # shellcheck disable=SC1091
+  . "$root/wheels/bundle.sh"
+fi
+
 say() { printf '%s\n' "$*" >&2; }
 
 die() {
@@ -17,13 +23,19 @@ die() {
 }
 
 usage_error() { # MESSAGE: for what the person who typed the command can put right
-  say "error: $*"
+  say "error: $* (see launch/${0##*/} --help)"
   exit 2
 }
 
 die_with_log() { # MESSAGE
   tail -n 20 "$log" >&2
   die "$* (the whole log: $log)"
+}
+
+# Prints a tar of the project as another machine needs it: no environment, no history, no runs.
+pack_source() {
+  tar -cf - -C "$root" --exclude=.venv --exclude=.git --exclude=runs --exclude=__pycache__ \
+    --exclude=.pytest_cache --exclude=.ruff_cache --exclude='*.egg-info' --exclude=./wheels .
 }
 
 # ---------------------------------------------------------------------------------- devices
@@ -104,6 +116,10 @@ find_python() { # prints the interpreter to make the environment with
     fi
   done
   die "no Python 3.11 or newer found: install one, or set PYTHON=/path/to/python"
+}
+
+version_of() { # PYTHON: prints its minor version, as 3.12
+  "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'
 }
 
 identity() { # PYTHON: prints what two interpreters of one installation have in common

@@ -39,7 +39,7 @@ while [ $# -gt 0 ]; do
       ;;
     --install-only) install_only=yes ;;
     --config | --workdir)
-      [ $# -ge 2 ] || usage_error "$1 needs a value (see launch/local.sh --help)"
+      [ $# -ge 2 ] || usage_error "$1 needs a value"
       if [ "$1" = --config ]; then config=$2; else workdir=$2; fi
       shift
       ;;
@@ -51,7 +51,7 @@ while [ $# -gt 0 ]; do
       overrides+=("$1=$2")
       shift
       ;;
-    *) usage_error "unknown argument '$1' (see launch/local.sh --help)" ;;
+    *) usage_error "unknown argument '$1'" ;;
   esac
   shift
 done

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Trains on a Cloud TPU slice: makes it, installs, runs on all its workers, resumes, deletes it.
 set -euo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+# shellcheck source=launch/env.sh
+. "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 usage() {
   cat <<'TEXT'
@@ -14,7 +15,7 @@ If the slice is preempted it is made again and the run goes on from its last che
 command again does what is missing: it joins a run that is under way, or resumes one that is not.
 
   launch/tpu_vm.sh --name lm --zone us-central2-b --type v4-32 --spot -- \
-    --config=configs/llama_1b.py --workdir=/mnt/shared/lm
+    --config=configs/llama_1b.py --workdir=gs://bucket/lm --config.store.path=gs://bucket/store
 
   --type TYPE         as Google calls it: v5litepod-16, v5p-128, v6e-64 …
   --version VERSION   of the TPU's software (default: by the type)
@@ -27,20 +28,9 @@ command again does what is missing: it joins a run that is under way, or resumes
   --dry-run           print the commands and run none
   -h, --help          print this
 
-The workdir and the token store must be where all workers see them. Needs gcloud, logged in.
+The workdir and the token store must be where all workers see them: in a bucket, or on a disk that
+all of them have. Needs gcloud, logged in.
 TEXT
-}
-
-say() { printf '%s\n' "$*" >&2; }
-
-die() {
-  say "error: $*"
-  exit 1
-}
-
-usage_error() {
-  say "error: $* (see launch/tpu_vm.sh --help)"
-  exit 2
 }
 
 name='' zone='' type='' version='' project='' spot='' queued='' keep='' delete='' dry=''
@@ -156,10 +146,10 @@ install() {
   local folder status=0
   say "installing on all workers of $name"
   folder=$(mktemp -d)
-  tar -czf "$folder/jaxpretrain.tar.gz" -C "$root" --exclude=.venv --exclude=.git --exclude=runs . &&
+  pack_source | gzip >"$folder/jaxpretrain.tar.gz" &&
     tpu tpu-vm scp "$folder/jaxpretrain.tar.gz" "$name:" "${where[@]}" --worker=all &&
     on_all 'mkdir -p jaxpretrain && tar -xzf jaxpretrain.tar.gz -C jaxpretrain &&
-      JAXPRETRAIN_DEVICE=tpu jaxpretrain/launch/local.sh --install-only' || status=$?
+      JAXPRETRAIN_DEVICE=tpu JAXPRETRAIN_EXTRAS=tfds,parquet,gcs jaxpretrain/launch/local.sh --install-only' || status=$?
   rm -rf "$folder"
   return "$status"
 }
