@@ -102,7 +102,7 @@ def load(path: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
     Raises:
         UserError: in one line, whatever is wrong with the file, a key, a type or a value.
     """
-    raw = _read_file(path)
+    raw = read_file(path)
     for key, text in (overrides or {}).items():
         override(raw, key, text)
     return complete(raw)
@@ -223,18 +223,27 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _read_file(path: str) -> dict[str, Any]:
+def read_file(path: str, function: str = "get_config") -> dict[str, Any]:
+    """What a function in a Python file returns.
+
+    Args:
+        path: of the file; after a colon, an argument for the function.
+        function: its name.
+
+    Raises:
+        UserError: no such file, an error in it with its line, or not a mapping.
+    """
     file, _, argument = path.partition(":")
     if not Path(file).is_file():
         near = sorted(str(p) for p in Path(file).parent.glob("*.py"))
         raise UserError(f"there is no config file {file}{did_you_mean(file, near)}")
     if Path(file).suffix != ".py":
-        raise UserError(f"{file} is no config file: it must be Python, with get_config(), in .py")
+        raise UserError(f"{file} is no config file: it must be Python, with {function}(), in .py")
     spec = importlib.util.spec_from_file_location("jaxpretrain_config_file", file)
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        make = module.get_config
+        make = getattr(module, function)
         config = make(argument) if argument else make()
     except Exception as error:
         line = next(
@@ -245,5 +254,5 @@ def _read_file(path: str) -> dict[str, Any]:
         where = f"{file}:{line}" if line else file
         raise UserError(f"{where}: {type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict | Mapping):
-        raise UserError(f"{file}: get_config() returned {type(config).__name__}, not a ConfigDict")
+        raise UserError(f"{file}: {function}() returned {type(config).__name__}, not a ConfigDict")
     return config.to_dict() if isinstance(config, ConfigDict) else dict(config)

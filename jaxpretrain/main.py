@@ -49,7 +49,7 @@ def run(arguments: list[str]) -> int:
     arguments, overrides = take_overrides(arguments)
     options = parser().parse_args(arguments)
     quiet_libraries()
-    if options.command in ("train", "evaluate"):
+    if options.command in ("train", "evaluate", "ablate"):
         from jaxpretrain.processes import join
 
         join(
@@ -71,6 +71,19 @@ def run(arguments: list[str]) -> int:
         if options.config and not Path(options.config.partition(":")[0]).is_file():
             raise UserError(f"there is no config file {options.config}")
         evaluate(workdir, split=options.split, which=options.checkpoint, overrides=overrides)
+        return 0
+
+    if options.command == "ablate":
+        from jaxpretrain import ablate, ablation
+
+        found = ablation.load(options.config, overrides)
+        if options.list:
+            print("\n".join(cell.name for cell in found.cells))
+        elif options.prepare:
+            ablate.prepare_stores(found.cells)
+        else:
+            workdir = path_of(options.workdir or Path("runs/ablations") / found.name)
+            ablate.ablate(found, workdir, only=options.cell)
         return 0
 
     from jaxpretrain.config import load
@@ -122,11 +135,12 @@ def parser() -> argparse.ArgumentParser:
         )
         if name == "replay":
             return sub
+        example = "configs/ablations/mask_rate.py" if name == "ablate" else "configs/mlm.py"
         sub.add_argument(
             "--config",
             required=name != "evaluate",
             metavar="FILE[:ARG]",
-            help="config file, for example configs/mlm.py"
+            help=f"config file, for example {example}"
             + ("; the run's own config is what counts" if name == "evaluate" else ""),
         )
         return sub
@@ -148,6 +162,17 @@ def parser() -> argparse.ArgumentParser:
         choices=["best", "latest"],
         default="best",
         help="the best by validation loss (the default), or the latest",
+    )
+    ablate = command("ablate", "Train and evaluate the cells of an ablation on equal terms.")
+    ablate.add_argument(
+        "--cell",
+        default="",
+        metavar="NAME",
+        help="one cell, by name or number from 0 (default: all)",
+    )
+    ablate.add_argument("--list", action="store_true", help="print the names of the cells")
+    ablate.add_argument(
+        "--prepare", action="store_true", help="prepare the token stores of the cells, and stop"
     )
     plan = command("plan", "Compile the training step for devices that need not be here.")
     plan.add_argument(
@@ -177,7 +202,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="batches left out before it by rolling back (default: as in the run now)",
     )
-    for sub in (train, evaluate):
+    for sub in (train, evaluate, ablate):
         group = sub.add_argument_group("several processes", "found out under SLURM and Open MPI")
         group.add_argument(
             "--distributed", action="store_true", help="find the others (Cloud TPU, Kubernetes)"
@@ -195,7 +220,9 @@ def parser() -> argparse.ArgumentParser:
             help="a process silent for so long is dead, and ends the others (default: 60)",
         )
         sub.add_argument(
-            "--workdir", metavar="DIR", help="folder of the run (default: runs/<config name>)"
+            "--workdir",
+            metavar="DIR",
+            help="folder of the run, here or in gs:// (default: in runs/, by the config's name)",
         )
     return top
 

@@ -11,6 +11,7 @@ usage: launch/tpu_vm.sh --name NAME --zone ZONE --type TYPE [OPTIONS] -- TRAIN A
 
 Makes the TPU slice NAME (if it is not there), installs this project on all its workers, runs
 `jaxpretrain train --distributed` there with the arguments, and shows the log of the first worker.
+(Arguments that begin with `ablate` are for `jaxpretrain ablate`; see launch/sweep.sh.)
 If the slice is preempted it is made again and the run goes on from its last checkpoint. The same
 command again does what is missing: it joins a run that is under way, or resumes one that is not.
 
@@ -157,10 +158,14 @@ install() {
 # Begins the run in the background on every worker, unless it is under way there: it does not end
 # with the connection. Then follows the log of the first worker, and ends as the run does.
 train() {
-  local arguments begin follow
+  local arguments begin follow command=train
+  if [ "$1" = ablate ]; then
+    command=ablate
+    shift
+  fi
   printf -v arguments ' %q' "$@"
   begin="cd jaxpretrain && if [ -f run.pid ] && kill -0 \$(cat run.pid) 2>/dev/null; then :; else
-    rm -f run.status; nohup sh -c '.venv/bin/jaxpretrain train --distributed \"\$@\"
+    rm -f run.status; nohup sh -c '.venv/bin/jaxpretrain $command --distributed \"\$@\"
       echo \$? >run.status' train$arguments >run.log 2>&1 & echo \$! >run.pid; fi"
   # shellcheck disable=SC2016 # the worker expands it
   follow='cd jaxpretrain && tail -n +1 --pid=$(cat run.pid) -F run.log; exit $(cat run.status)'

@@ -18,12 +18,14 @@ LAYERS = [
     {"report"},
     {"state", "settings"},
     {"step", "config"},
+    {"ablation"},
     {"balance"},
     {"evaluation"},
     {"checkpoint", "workdir"},
     {"assemble"},
     {"train", "plan"},
     {"evaluate", "replay"},
+    {"ablate"},
     {"main"},
 ]
 # Siblings of one layer that do not know each other.
@@ -64,7 +66,7 @@ def test_imports_point_one_way():
 
 
 def test_only_the_commands_see_a_config_dict():
-    allowed = {"config", "assemble", "train", "evaluate", "plan", "main"}
+    allowed = {"config", "ablation", "assemble", "train", "evaluate", "plan", "ablate", "main"}
     users = {unit(p) for p in FILES if any("ml_collections" in m for _, m in imports(p))}
     assert users <= allowed
 

@@ -32,7 +32,7 @@ class Cluster:
 
     def __init__(self, folder: Path, *programs: str):
         self.folder, self.bin, self.answers = folder, folder / "bin", folder / "answers"
-        self.bin.mkdir()
+        self.bin.mkdir(parents=True)
         self.answers.mkdir()
         for program in programs:
             path = self.bin / program

@@ -1,0 +1,178 @@
+"""The ``ablate`` command: the cells of an ablation, one after another, each on equal terms."""
+
+import json
+import time
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxpretrain.ablation import Ablation, Cell, check_alike, steps_for, with_steps
+from jaxpretrain.assemble import assemble, prepare_store, store_path
+from jaxpretrain.config import complete
+from jaxpretrain.data import store_copy
+from jaxpretrain.errors import UserError
+from jaxpretrain.evaluate import evaluate
+from jaxpretrain.processes import is_first, say, wait_for_all
+from jaxpretrain.storage import AnyPath, access, write
+from jaxpretrain.train import train
+from jaxpretrain.workdir import read_json
+
+CALIBRATION_STEPS = 30
+
+
+def ablate(ablation: Ablation, workdir: AnyPath, *, only: str = "") -> dict[str, Any]:
+    """Trains and evaluates the cells that are not done yet, and shows what came out.
+
+    Each cell is a run in ``cells/NAME`` of the workdir. Cells on the same text with the same
+    tokenizer share a token store.
+
+    Args:
+        ablation: what to run.
+        workdir: of the whole.
+        only: the name or the number of one cell; "" runs all of them.
+
+    Returns:
+        What ``results.json`` in the workdir then holds: the cells that are done.
+
+    Raises:
+        UserError: a cell cannot be run, or the workdir is of another ablation.
+    """
+    cells = [ablation.find(only)] if only else ablation.cells
+    claim(ablation, workdir)
+    prepare_stores(cells)
+    begun, trained = time.monotonic(), 0
+    for number, cell in enumerate(cells):
+        folder = workdir / "cells" / cell.name
+        with access(f"read {folder}"):
+            done = (folder / "evaluation.json").exists()
+        if done:
+            continue
+        left = ""
+        if trained:
+            seconds = (time.monotonic() - begun) / trained * (len(cells) - number)
+            left = f", about {seconds / 60:.0f} min left"
+        say(f"\ncell {number + 1} of {len(cells)}: {cell.name}{left}")
+        try:
+            config = with_budget(ablation, cell, folder)
+            train(config, folder)
+            wait_for_all("trained")
+            evaluate(folder, overrides={})
+        except UserError as error:
+            raise UserError(f"cell {cell.name}: {error}") from None
+        trained += 1
+    found = results(ablation, workdir)
+    if is_first():
+        for line in table(ablation, found):
+            print(line)
+    return found
+
+
+def prepare_stores(cells: list[Cell]) -> None:
+    """Prepares the token stores of the cells that are not there yet."""
+    if is_first():
+        for path, config in {store_path(cell.config): cell.config for cell in cells}.items():
+            if not store_copy.exists(path):
+                prepare_store(config)
+    wait_for_all("stores")
+
+
+def claim(ablation: Ablation, workdir: AnyPath) -> None:
+    """Writes what the ablation is, or checks that the workdir is of the same.
+
+    Raises:
+        UserError: it is of another one.
+    """
+    what = {
+        "name": ablation.name,
+        "budget": dict([ablation.budget]),
+        "studied": list(ablation.studied),
+        "cells": [cell.name for cell in ablation.cells],
+    }
+    path = workdir / "ablation.json"
+    with access(f"write the workdir {workdir}"):
+        there = path.exists()
+        if not there and is_first():
+            workdir.mkdir(parents=True, exist_ok=True)
+            write(path, json.dumps(what, indent=2) + "\n")
+    if there:
+        known = read_json(path)
+        for key, value in what.items():
+            if known.get(key) != value:
+                raise UserError(
+                    f"{workdir} holds an ablation with {key} {known.get(key)}, and now it is "
+                    f"{value}: give another --workdir"
+                )
+
+
+def with_budget(ablation: Ablation, cell: Cell, folder: AnyPath) -> ConfigDict:
+    """The config of a cell with as many steps as its budget pays for.
+
+    Operations follow from the model. Seconds are measured: a short run beside the cell's own, on
+    the machine that trains it. A run that has begun keeps its number.
+    """
+    unit, _ = ablation.budget
+    if unit == "tokens":
+        return cell.config
+    with access(f"read {folder}"):
+        begun = (folder / "config.json").exists()
+    if begun:
+        return with_steps(cell.config, read_json(folder / "config.json")["train"]["steps"])
+    if unit == "flops":
+        objective, rows = assemble(cell.config).objective, cell.config.data.batch_size
+        flops = objective.flops(cell.config.data.length) * rows
+        return with_steps(cell.config, steps_for(cell.config, ablation.budget, flops=flops))
+    say(f"measuring how long a step takes: {CALIBRATION_STEPS} of them")
+    raw = cell.config.to_dict()
+    raw["train"]["stop_at"] = CALIBRATION_STEPS
+    raw["train"]["steps"] = max(raw["train"]["steps"], CALIBRATION_STEPS)
+    raw["evaluate"]["batches"] = 1
+    summary = train(complete(raw), folder / "calibration")
+    seconds = summary["train_seconds"] / summary["steps"]
+    return with_steps(cell.config, steps_for(cell.config, ablation.budget, seconds=seconds))
+
+
+def results(ablation: Ablation, workdir: AnyPath) -> dict[str, Any]:
+    """The numbers of the cells that are done, from their folders; writes ``results.json``.
+
+    Raises:
+        UserError: the stored configs differ in what is not studied.
+    """
+    found, configs = {}, {}
+    for cell in ablation.cells:
+        folder = workdir / "cells" / cell.name
+        with access(f"read {folder}"):
+            done = (folder / "evaluation.json").exists()
+        if done:
+            summary = read_json(folder / "summary.json")
+            configs[cell.name] = read_json(folder / "config.json")
+            found[cell.name] = {
+                key: summary[key]
+                for key in ("parameters", "steps", "tokens", "flops", "train_seconds", "eval")
+            } | {"test": read_json(folder / "evaluation.json")}
+    if configs:
+        check_alike(ablation.studied, ablation.budget, configs)
+    done = {"name": ablation.name, "budget": dict([ablation.budget]), "cells": found}
+    if is_first():
+        with access(f"write the workdir {workdir}"):
+            write(workdir / "results.json", json.dumps(done, indent=2) + "\n")
+    return done
+
+
+def table(ablation: Ablation, found: dict[str, Any]) -> list[str]:
+    """The results as lines to read."""
+    unit, amount = ablation.budget
+    cells = found["cells"]
+    missing = [cell.name for cell in ablation.cells if cell.name not in cells]
+    lines = ["", f"{ablation.name}: {amount:,.0f} {unit} each, on the test documents"]
+    width = max(len(cell.name) for cell in ablation.cells)
+    lines.append(f"  {'cell':<{width}}  {'loss':>8}  {'bits/byte':>9}  {'tokens':>12}  {'s':>7}")
+    for name, cell in cells.items():
+        test = cell["test"]
+        bits = test["bits_per_byte"]
+        lines.append(
+            f"  {name:<{width}}  {test['loss']:8.4f}  {'' if bits is None else f'{bits:.4f}':>9}  "
+            f"{cell['tokens']:12,}  {cell['train_seconds']:7.0f}"
+        )
+    if missing:
+        lines.append(f"  not done yet: {', '.join(missing)}")
+    return lines
