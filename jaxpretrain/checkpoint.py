@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import jax
@@ -164,8 +165,11 @@ class Checkpoints:
         """Waits as `wait` does, and ends the saving."""
         try:
             self.wait()
-        finally:
-            self._manager.close()
+        except UserError:
+            with suppress(Exception):  # the same once more
+                self._manager.close()
+            raise
+        self._manager.close()
 
     def _sums(self, tree: Any) -> dict[str, np.ndarray]:
         return jax.device_get(self._fingerprint(tree))

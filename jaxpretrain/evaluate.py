@@ -49,12 +49,12 @@ def evaluate(
         raise UserError(f"{error}: choose another with --checkpoint") from None
     checkpoints.close()
     found = {"split": split, "checkpoint": which, "step": step, **evaluator(params)._asdict()}
-    with access(f"write the workdir {workdir}"):
-        write(workdir / "evaluation.json", json.dumps(found, indent=2) + "\n")
     for line in describe(pieces, found):
         print(line)
     for line in examples(pieces, params, split):
         print(line)
+    with access(f"write the workdir {workdir}"):
+        write(workdir / "evaluation.json", json.dumps(found, indent=2) + "\n")
     if (workdir / "loss.png").exists():
         print(f"\ncurves     {workdir}/loss.png   (tensorboard --logdir {workdir}/tensorboard)")
     return found

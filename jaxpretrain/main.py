@@ -259,8 +259,18 @@ def quiet_libraries() -> None:
     """Turns down libraries that log what a user cannot act on."""
     import logging
 
-    for name in ("absl", "orbax", "jax"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("jax").setLevel(logging.ERROR)
+    # Orbax logs the tracebacks of what it raises as well, and that is said in one line.
+    for name in ("absl", "orbax", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    shown = sys.unraisablehook
+
+    def hook(what) -> None:
+        # TensorStore's threads, when one write of several has failed and Orbax has done with them.
+        if str(what.exc_value) != "Event loop is closed":
+            shown(what)
+
+    sys.unraisablehook = hook
 
 
 if __name__ == "__main__":

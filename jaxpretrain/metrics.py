@@ -16,7 +16,42 @@ from jaxpretrain.chips import chip_of
 from jaxpretrain.processes import is_first
 from jaxpretrain.storage import AnyPath, access, copy, is_remote, write
 
-COPY_EVERY = 60.0  # seconds, to an object store
+FLUSH_EVERY = 60.0  # seconds: to TensorBoard's file, and to an object store
+
+
+class Board:
+    """TensorBoard's event file of one start of a run, by tensorboardX but without its thread.
+
+    Args:
+        folder: made if it does not exist.
+        step: the step that the run starts from; TensorBoard drops what it knows after it.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2, summary_pb2
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        # Two starts may come in one second.
+        self._writer = EventsWriter(str(folder / "events"), f".{step}.{time.time_ns() % 10**9}")
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._writer.write_event(self._event(step=step + 1, session_log=start))
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Adds those of a step's values that are numbers."""
+        scalars = [
+            self._summary.Value(tag=name, simple_value=value)
+            for name, value in values.items()
+            if isinstance(value, int | float)
+        ]
+        self._writer.write_event(
+            self._event(wall_time=time.time(), step=step, summary=self._summary(value=scalars))
+        )
+
+    def flush(self) -> None:
+        """Returns when all that was added is in the file."""
+        self._writer.flush()
 
 
 def peak_flops() -> float | None:
@@ -39,46 +74,45 @@ class MetricsLog:
     """
 
     def __init__(self, workdir: AnyPath, step: int):
-        from tensorboardX import SummaryWriter
-
         self._workdir = workdir
         self._spool = TemporaryDirectory() if is_remote(workdir) else None
         self._folder = Path(self._spool.name) if self._spool else workdir
-        self._copied = time.monotonic()
+        self._flushed = time.monotonic()
         path = self._folder / "metrics.jsonl"
         kept = [row for row in read_metrics(workdir) if row["step"] <= step]
-        write(path, "".join(json.dumps(row) + "\n" for row in kept))
+        with access(f"write the workdir {workdir}"):
+            write(path, "".join(json.dumps(row) + "\n" for row in kept))
+            self._file = path.open("a")
+            self._board = Board(self._folder / "tensorboard", step)
         self.seconds = kept[-1].get("seconds", 0.0) if kept else 0.0
-        self._file = path.open("a")
-        self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Appends the values of a step; what is no finite number is null, and not on the board."""
         values = finite(values)
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            if isinstance(value, int | float):
-                self._board.add_scalar(name, value, step)
-        if time.monotonic() - self._copied >= COPY_EVERY:
+        with access(f"write the workdir {self._workdir}"):
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+            self._board.write(step, values)
+        if time.monotonic() - self._flushed >= FLUSH_EVERY:
             self.flush()
 
     def flush(self) -> None:
         """Returns when all that was written is in the workdir."""
-        if not self._spool:
-            return
-        self._board.flush()
-        self._copied = time.monotonic()
+        self._flushed = time.monotonic()
         with access(f"write the workdir {self._workdir}"):
+            self._board.flush()
+            if not self._spool:
+                return
             for file in (self._folder / "metrics.jsonl", *self._folder.glob("tensorboard/*")):
                 target = self._workdir / file.relative_to(self._folder).as_posix()
                 target.parent.mkdir(parents=True, exist_ok=True)
                 copy(file, target)
 
     def close(self) -> None:
-        """Closes the files."""
+        """Flushes and closes the files; again, does nothing."""
+        if self._file.closed:
+            return
         self._file.close()
-        self._board.close()
         self.flush()
         if self._spool:
             self._spool.cleanup()

@@ -17,6 +17,9 @@ from jaxpretrain.errors import UserError
 
 AnyPath = Path | epath.Path
 
+# epath looks at this at its first use: one client for gs://, with TensorFlow installed or not.
+os.environ.setdefault("EPATH_USE_TF", "false")
+
 # Whose errors say that an object store could not be reached or would not do it.
 _CLIENTS = {"gcsfs", "google", "aiohttp", "requests", "fsspec"}
 
@@ -102,14 +105,12 @@ def cache_folder() -> Path:
 
 @cache
 def _client() -> None:
-    """Sees to it that epath opens gs:// the same way all along."""
+    """Sees to it that gs:// can be opened."""
     try:
         import fsspec
         import gcsfs  # noqa: F401
     except ImportError:
         raise UserError("gs:// paths need gcsfs: pip install 'jaxpretrain[gcs]'") from None
-    # epath would go through TensorFlow from the moment that is imported.
-    os.environ["EPATH_USE_TF"] = "false"
     # Other processes, and Orbax, write too: what was listed a while ago is not what is there.
     for name in ("gs", "gcs"):
         fsspec.config.conf.setdefault(name, {})["use_listings_cache"] = False

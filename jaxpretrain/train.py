@@ -3,7 +3,7 @@
 import itertools
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -108,6 +108,12 @@ def run(config: ConfigDict, workdir: AnyPath, verify: bool, held: ExitStack) -> 
         f"{jax.devices()[0].platform} device(s), steps {start} to {stop}; compiling"
     )
     log = open_log(workdir, start)
+
+    def close_log() -> None:  # after an error, which is what there is to say
+        with suppress(UserError):
+            log.close()
+
+    held.callback(close_log)
     progress = Progress(stop, start, quiet=not is_first())
     clock = Clock(log.seconds)
 
