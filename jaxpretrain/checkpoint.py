@@ -15,7 +15,7 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from jaxpretrain.errors import UserError
-from jaxpretrain.processes import is_first, say, wait_for_all
+from jaxpretrain.processes import all_agree, is_first, say, wait_for_all
 from jaxpretrain.sharding import Placement
 from jaxpretrain.state import TrainState, fingerprint
 from jaxpretrain.storage import AnyPath, access, is_remote, move
@@ -132,9 +132,12 @@ class Checkpoints:
         """The state saved at a step, placed as the abstract state says, whatever mesh saved it.
 
         Raises:
-            Damaged: it cannot be read, or is not what was saved.
+            Damaged: it cannot be read, or is not what was saved; in every process, if it is so in
+                one.
         """
-        state = self._read(step, lambda: ocp.args.StandardRestore(abstract))
+        state = self._read(
+            step, ocp.StandardCheckpointHandler(), lambda: ocp.args.StandardRestore(abstract)
+        )
         self._check(step, self._sums(state))
         return state
 
@@ -144,6 +147,7 @@ class Checkpoints:
         how = ocp.checkpoint_utils.construct_restore_args(item)
         restored = self._read(
             step,
+            ocp.PyTreeCheckpointHandler(),
             lambda: ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True),
         )
         sums = self._sums(restored["params"])
@@ -174,18 +178,25 @@ class Checkpoints:
     def _sums(self, tree: Any) -> dict[str, np.ndarray]:
         return jax.device_get(self._fingerprint(tree))
 
-    def _read(self, step: int, args: Callable[[], Any]) -> Any:
+    def _read(self, step: int, handler: Any, args: Callable[[], Any]) -> Any:
+        """What a handler makes of a step's arrays, in every process or in none.
+
+        The manager's own `restore` ends with a barrier, at which processes that could read their
+        parts would wait for one that could not.
+        """
+        found, error = None, None
         try:
-            return self._manager.restore(step, args=args())
-        except Exception as error:
-            if "RESOURCE_EXHAUSTED" in str(error):  # of the devices' memory
+            found = handler.restore(self._folder / str(step) / "default", args=args())
+        except Exception as e:
+            reason = " ".join(str(e).split())[:200]
+            if "RESOURCE_EXHAUSTED" in reason:  # of the devices' memory
                 raise
-            if any(code in str(error) for code in _OUT_OF_REACH):
-                reason = " ".join(str(error).split())[:200]
-                raise UserError(
-                    f"cannot read checkpoint {step} in {self._folder}: {reason}"
-                ) from error
-            raise self._damaged(step, " ".join(str(error).split())[:200]) from error
+            if any(code in reason for code in _OUT_OF_REACH):
+                raise UserError(f"cannot read checkpoint {step} in {self._folder}: {reason}") from e
+            error = self._damaged(step, reason)
+        if not all_agree(error is None):
+            raise error or self._damaged(step, "another process cannot read it")
+        return found
 
     def _check(self, step: int, found: dict[str, np.ndarray]) -> None:
         try:

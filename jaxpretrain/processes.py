@@ -4,6 +4,7 @@ import os
 import sys
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxpretrain.errors import UserError
@@ -85,6 +86,11 @@ def wait_for_all(what: str) -> None:
     """Returns when every process has come here."""
     if is_together():
         multihost_utils.sync_global_devices(what)
+
+
+def all_agree(ok: bool) -> bool:
+    """Whether it is so in every process; all of them ask at the same point."""
+    return bool(multihost_utils.process_allgather(np.bool_(ok)).all()) if is_together() else ok
 
 
 def end(status: int) -> None:

@@ -155,6 +155,28 @@ def test_search_ranks_what_fits(plainly, tiny_config_file, capsys):
 
 
 @has_libtpu
+def test_what_does_not_fit_is_said_before_it_is_paid_for(plainly, tiny_config_file, capsys):
+    """A vocabulary head on rows of 100 GB: the compiler itself gives up."""
+    large = {"data.batch_size": "65536", "data.length": "2048", "model.width": "64"}
+    config = load(str(tiny_config_file), large | {"model.max_length": "2048"})
+    [found] = plan(config, "v5e:1x1")
+    assert found.fits is False
+    assert "does not fit" in capsys.readouterr().out
+
+
+@has_libtpu
+def test_between_slices_only_gradients_travel(plainly, tiny_config_file, capsys):
+    """Two slices: parameters are divided within each, and `data` is between them."""
+    overrides = {"mesh.data": "2", "mesh.fsdp": "4", "data.batch_size": "32"}
+    [found] = plan(load(str(tiny_config_file), overrides), "v5e:2x2", slices=2)
+    assert found.mesh["data"] == 2 and found.mesh["fsdp"] == 4
+    across = [(kind, one) for kind, axes, one in found.collectives if "data" in axes]
+    assert across and {kind for kind, _ in across} <= {"all-reduce", "reduce-scatter"}
+    # What crosses the slow network is at most the gradient, in float32, and a few sums.
+    assert sum(one.size * one.runs for _, one in across) <= 1.1 * 4 * found.parameters * 4
+
+
+@has_libtpu
 def test_a_topology_that_does_not_exist_is_one_line(tiny_config_file, capsys):
     assert main(["plan", f"--config={tiny_config_file}", "--topology=v9z:3x3"]) == 2
     error = capsys.readouterr().err

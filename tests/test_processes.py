@@ -138,19 +138,26 @@ def test_one_process_goes_on_from_four_on_another_mesh(four, alone, tiny_config_
 
 
 def test_two_go_on_from_four_and_stop_together_when_one_is_told(four, tiny_config_file, tmp_path):
+    """The newest checkpoint is damaged where only the second of them looks."""
     copy = tmp_path / "copy"
     subprocess.run(["cp", "-r", four[0], copy], check=True)
     config = json.loads((copy / "config.json").read_text())
     config["train"]["steps"] = 100_000  # long enough to be told in the middle
     (copy / "config.json").write_text(json.dumps(config))
+    subprocess.run(["cp", "-r", copy / "checkpoints/4", copy / "checkpoints/6"], check=True)
+    half = copy / "checkpoints/6/default/ocdbt.process_1/d"  # of the arrays that are divided
+    for file in half.iterdir():
+        file.write_bytes(bytes(file.stat().st_size))
     processes = start(
-        tiny_config_file, copy, processes=2, devices=1,
+        tiny_config_file, copy, processes=2, devices=1, mesh__data=1, mesh__fsdp=2,
         train__steps=100_000, checkpoint__every=0, evaluate__every=0, **OPTIONS,
     )  # fmt: skip
     until_step(processes, copy, 8)
     processes[1].send_signal(signal.SIGTERM)
     statuses, outputs = ended(processes, copy, seconds=60)
     assert statuses == [PREEMPTED] * 2, outputs
+    assert "another process cannot read it" in outputs[0]
+    assert "put aside, and going on from checkpoint 4" in outputs[0]
     [step] = re.findall(r"preempted: stopped by SIGTERM after step (\d+), saved", outputs[0])
     config = tiny_run.config(tiny_config_file, train__steps=100_000, **OPTIONS)
     assert state_of(copy, int(step), config).step == int(step) >= 8
