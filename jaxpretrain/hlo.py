@@ -187,6 +187,26 @@ def collectives(text: str, devices: int) -> list[Collective]:
     return list(seen.values())
 
 
+def between_slices(text: str) -> list[Collective]:
+    """What a compiled program for several TPU slices sends to the others, in no groups.
+
+    Within it the collectives are those of one slice; the rest goes through the hosts.
+    """
+    found, entry = computations(text)
+    times = runs(found, entry)
+    sent = []
+    for name, lines in found.items():
+        for line in lines:
+            if line.opcode != "send" or "xla_megascale_runtime" not in line.rest:
+                continue
+            kind = re.search(r'_xla_host_transfer_rendezvous="([a-z-]+)', line.rest)
+            size, often = sizes(line.type)[0], times.get(name, 0)
+            if often:
+                what = kind[1].rstrip("-") if kind else "send"
+                sent.append(Collective(what, frozenset(), size, float(size * often), often))
+    return sent
+
+
 def _gathers(line: Instruction, lines: list[Instruction], found) -> bool:
     """Whether an all-reduce only puts together what each device has written into zeros."""
     by_name = {one.name: one for one in lines}

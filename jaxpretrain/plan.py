@@ -25,6 +25,7 @@ from jaxpretrain.report.plans import describe, layout_text, one_line
 from jaxpretrain.sharding import MESH_AXES, Placement, make_mesh
 from jaxpretrain.step import jit_train_step
 
+SLICES = "slices"  # in the place of mesh axes
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Ran out of memory")
 
 
@@ -64,12 +65,15 @@ class Plan(NamedTuple):
         """The least time that each resource of the chip needs for a step."""
         if self.chip is None:
             return {}
-        sent = sum(collective.sent for _, _, collective in self.collectives)
-        return {
+        near, far = 0.0, 0.0
+        for _, axes, one in self.collectives:
+            near, far = (near, far + one.sent) if axes == SLICES else (near + one.sent, far)
+        times = {
             "compute": self.flops / self.chip.flops,
             "memory": self.traffic / self.chip.bandwidth,
-            "network": sent / self.chip.link,
+            "network": near / self.chip.link,
         }
+        return times | ({"between slices": far / self.chip.slow_link} if far else {})
 
     @property
     def utilisation(self) -> tuple[float, float]:
@@ -143,6 +147,7 @@ def devices_of(topology: str, slices: int = 1) -> Sequence[Any]:
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # nobody takes a TPU from anybody by compiling
     }
     for name, value in answers.items():
         os.environ.setdefault(name, value)
@@ -214,7 +219,7 @@ def compiled(config: ConfigDict, devices: Sequence[Any]) -> Plan:
         activations=memory.temp_size_in_bytes,
         peak=peak,
         traffic=hlo.memory_traffic(text),
-        collectives=named(hlo.collectives(text, chips), pieces),
+        collectives=named(text, pieces),
         **common,
     )
 
@@ -244,11 +249,17 @@ def executed_flops(jaxpr: Any) -> float:
     return total
 
 
-def named(found: list[hlo.Collective], pieces: Pieces) -> list[tuple[str, str, hlo.Collective]]:
-    """Collectives with the mesh axes that they go over, those that send most first."""
+def named(text: str, pieces: Pieces) -> list[tuple[str, str, hlo.Collective]]:
+    """Collectives with the mesh axes that they go over, those that send most first.
+
+    The program of several slices is that of one, in which `data` is as long as in one slice.
+    """
     mesh = pieces.placement.mesh
-    numbers = np.arange(mesh.size).reshape(mesh.devices.shape)
-    wide = [i for i, axis in enumerate(MESH_AXES) if mesh.shape[axis] > 1]
+    slices = len({getattr(device, "slice_index", 0) for device in mesh.devices.flat})
+    shape = list(mesh.devices.shape)
+    shape[MESH_AXES.index("data")] //= slices
+    numbers = np.arange(math.prod(shape)).reshape(shape)
+    wide = [i for i, size in enumerate(shape) if size > 1]
     names = {}
     for count in range(1, len(wide) + 1):
         for axes in itertools.combinations(wide, count):
@@ -256,7 +267,9 @@ def named(found: list[hlo.Collective], pieces: Pieces) -> list[tuple[str, str, h
             rows = rows.reshape(-1, math.prod(numbers.shape[axis] for axis in axes))
             groups = frozenset(frozenset(row.tolist()) for row in rows)
             names[groups] = "+".join(MESH_AXES[axis] for axis in axes)
+    found = hlo.collectives(text, numbers.size)
     pairs = [(one.kind, names.get(one.groups, "some devices"), one) for one in found]
+    pairs += [(one.kind, SLICES, one) for one in hlo.between_slices(text)]
     return sorted(pairs, key=lambda item: -item[2].sent)
 
 

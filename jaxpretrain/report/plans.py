@@ -79,8 +79,9 @@ def describe(found: Any, tokens: int) -> list[str]:
         f"{tokens / max(times.values()):,.0f} tokens/s",
         f"    utilisation (the model's own operations against the peak) {low:.0%} to {high:.0%}",
         f"    assuming {found.chip.flops:.3g} operations/s, {found.chip.bandwidth:.3g} bytes/s of "
-        f"memory, {found.chip.link:.3g} bytes/s in a ring, all of them fully used; matrix products "
-        "only; nothing between slices",
+        f"memory, {found.chip.link:.3g} bytes/s in a ring"
+        + (f", {found.chip.slow_link:.3g} to other slices" if "between slices" in times else "")
+        + ", all of them fully used; matrix products only",
     ]
     return lines
 
