@@ -90,8 +90,9 @@ def plan(config: ConfigDict, topology: str, *, slices: int = 1, search: int = 0)
         config: complete; needs no store, only ``tokenizer.vocab_size``.
         topology: of a TPU slice, as ``v5e:4x4`` or ``v5p:4x4x4``; "" for the devices that are here.
         slices: how many such slices.
-        search: compile so many of the legal meshes and microbatches, those that look best, and rank
-            them; 0 only looks at what the config says.
+        search: compile legal meshes and microbatches, those that look best first, until so many
+            fit (or three times as many were tried), and rank them; 0 only looks at what the config
+            says.
 
     Raises:
         UserError: there is no such topology, or nothing fits.
@@ -106,20 +107,26 @@ def plan(config: ConfigDict, topology: str, *, slices: int = 1, search: int = 0)
         for line in describe(found, tokens):
             print(line)
         return [found]
-    plans = []
-    for mesh, microbatches in itertools.islice(candidates(config, devices), search):
-        one = with_layout(config, mesh, microbatches)
+    fitting, tried, too_much = [], 0, math.inf
+    for mesh, microbatches, memory in candidates(config, devices):
+        if len(fitting) == search or tried == 3 * search:
+            break
+        if memory >= too_much:  # what was expected to need less did not fit
+            continue
+        tried += 1
         try:
-            found = compiled(one, devices)
+            found = compiled(with_layout(config, mesh, microbatches), devices)
         except UserError as error:
             print(f"  {layout_text(mesh, microbatches)}: {error}")
             continue
-        plans.append(found)
         print(f"  {one_line(found)}", flush=True)
-    fitting = [p for p in plans if p.fits is not False]
+        if found.fits is False:
+            too_much = memory
+        else:
+            fitting.append(found)
     if not fitting:
         raise UserError(
-            f"none of the {len(plans)} layouts that were compiled fits into the memory: take more "
+            f"none of the {tried} layouts that were compiled fits into the memory: take more "
             "chips, or lower data.batch_size or data.length, or set model.remat=full"
         )
     best = sorted(fitting, key=lambda p: sum(p.seconds.values()) or p.peak)
@@ -273,8 +280,10 @@ def named(text: str, pieces: Pieces) -> list[tuple[str, str, hlo.Collective]]:
     return sorted(pairs, key=lambda item: -item[2].sent)
 
 
-def candidates(config: ConfigDict, devices: Sequence[Any]) -> Iterator[tuple[dict[str, int], int]]:
-    """Legal meshes and microbatches, those that promise most first.
+def candidates(
+    config: ConfigDict, devices: Sequence[Any]
+) -> Iterator[tuple[dict[str, int], int, float]]:
+    """Legal meshes and microbatches, those that promise most first, and the bytes they may need.
 
     Promising are layouts that send little: few devices along `tensor` and `context`, parameters
     divided no further than they must be to fit, and as few microbatches as the memory allows.
@@ -316,19 +325,24 @@ def candidates(config: ConfigDict, devices: Sequence[Any]) -> Iterator[tuple[dic
             # What a layer keeps of a row: its input alone if the rest is computed again.
             kept = 2 if model.remat == "full" else 34
             stream = share * length * model.width / mesh["context"]
-            logits = share * length * model.vocab_size * 8 / (mesh["context"] * mesh["tensor"])
+            divided = mesh["context"] * mesh["tensor"]
+            logits = share * length * model.vocab_size * 8 / divided
+            # Scores, their softmax and its gradient, in the layers that are not computed again.
+            scores = share * model.heads * length**2 * 12 / divided
+            scores *= 1 if model.remat == "full" else model.layers
             # Parameters, two moments and a gradient of 4 bytes each.
-            if 16 * here + kept * stream * model.layers + logits > 1.2 * memory:
+            need = 16 * here + kept * stream * model.layers + logits + scores
+            if need > 1.2 * memory:
                 continue
             gathered = 6 * microbatches * parameters * (mesh["fsdp"] > 1)
             reduced = 8 * parameters / mesh["fsdp"] * (mesh["data"] > 1)
             talk = (mesh["tensor"] > 1) + 0.5 * (mesh["context"] > 1)
             inside = 16 * stream * microbatches * model.layers * talk
             cost = (gathered + reduced) / mesh["tensor"] + inside
-            found.append((cost, microbatches, mesh["fsdp"], mesh))
+            found.append((cost, microbatches, mesh["fsdp"], mesh, need))
     found.sort(key=lambda item: item[:3])
-    for _, microbatches, _, mesh in found:
-        yield mesh, microbatches
+    for _, microbatches, _, mesh, need in found:
+        yield mesh, microbatches, need
 
 
 def meshes(devices: int) -> Iterator[dict[str, int]]:

@@ -11,8 +11,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxpretrain import hlo
 from jaxpretrain.config import load
+from jaxpretrain.errors import UserError
 from jaxpretrain.main import main
-from jaxpretrain.plan import compiled, devices_of, executed_flops, for_platform, plan
+from jaxpretrain.plan import (
+    Plan,
+    compiled,
+    devices_of,
+    executed_flops,
+    for_platform,
+    plan,
+)
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MESH = Mesh(np.array(jax.devices()).reshape(2, 4), ("a", "b"))
@@ -152,6 +160,28 @@ def test_search_ranks_what_fits(plainly, tiny_config_file, capsys):
     times = [sum(found.seconds.values()) for found in best]
     assert times == sorted(times) and times[0] > 0
     assert "best first" in capsys.readouterr().out
+
+
+def test_a_search_goes_on_until_enough_fits(tiny_config_file, monkeypatch, capsys):
+    """With a stand-in for the compiler, to which nothing fits in fewer than four microbatches."""
+    asked = []
+
+    def stand_in(config, devices):
+        asked.append(config.train.microbatches)
+        mesh = {axis: config.mesh[axis] for axis in ("data", "fsdp", "tensor", "context")}
+        fits = config.train.microbatches >= 4
+        return Plan(mesh, asked[-1], fits, 1, 1, 1, 1, 1.0, 1.0, 1.0, [], None)
+
+    monkeypatch.setattr("jaxpretrain.plan.compiled", stand_in)
+    config = load(str(tiny_config_file), {"data.batch_size": "64"})
+    best = plan(config, "", search=2)
+    assert len(best) == 2 and all(found.microbatches >= 4 for found in best)
+    # What was expected to need as much as one that did not fit was not tried.
+    assert len(asked) <= 4 and "does not fit" in capsys.readouterr().out
+    monkeypatch.setattr("jaxpretrain.plan.candidates", lambda *_: iter([({}, 1, 1.0)] * 9))
+    monkeypatch.setattr("jaxpretrain.plan.with_layout", lambda config, *_: config)
+    with pytest.raises(UserError, match="none of the 1 layouts that were compiled fits"):
+        plan(config, "", search=2)
 
 
 @has_libtpu
