@@ -8,16 +8,18 @@ from ml_collections import ConfigDict
 
 from jaxpretrain.ablation import Ablation, Cell, check_alike, steps_for, with_steps
 from jaxpretrain.assemble import assemble, prepare_store, store_path
-from jaxpretrain.config import complete
+from jaxpretrain.config import complete, flatten
 from jaxpretrain.data import store_copy
 from jaxpretrain.errors import UserError
 from jaxpretrain.evaluate import evaluate
-from jaxpretrain.processes import is_first, say, wait_for_all
+from jaxpretrain.preemption import preemptible
+from jaxpretrain.processes import is_first, of_first, say, wait_for_all
 from jaxpretrain.storage import AnyPath, access, write
 from jaxpretrain.train import train
-from jaxpretrain.workdir import read_json
+from jaxpretrain.workdir import check_same_config, is_free, read_json
 
 CALIBRATION_STEPS = 30
+RESULT = "result.json"  # of a cell that is done
 
 
 def ablate(ablation: Ablation, workdir: AnyPath, *, only: str = "") -> dict[str, Any]:
@@ -38,14 +40,23 @@ def ablate(ablation: Ablation, workdir: AnyPath, *, only: str = "") -> dict[str,
         UserError: a cell cannot be run, or the workdir is of another ablation.
     """
     cells = [ablation.find(only)] if only else ablation.cells
+    with preemptible():
+        return run(ablation, workdir, cells)
+
+
+def run(ablation: Ablation, workdir: AnyPath, cells: list[Cell]) -> dict[str, Any]:
+    """The running itself; see `ablate`."""
     claim(ablation, workdir)
     prepare_stores(cells)
     begun, trained = time.monotonic(), 0
     for number, cell in enumerate(cells):
         folder = workdir / "cells" / cell.name
-        with access(f"read {folder}"):
-            done = (folder / "evaluation.json").exists()
-        if done:
+        if is_done(folder):
+            try:
+                config = with_budget(ablation, cell, folder)
+                check_same_config(folder, flatten(config.to_dict()))
+            except UserError as error:
+                raise UserError(f"cell {cell.name} was run as something else: {error}") from None
             continue
         left = ""
         if trained:
@@ -56,7 +67,11 @@ def ablate(ablation: Ablation, workdir: AnyPath, *, only: str = "") -> dict[str,
             config = with_budget(ablation, cell, folder)
             train(config, folder)
             wait_for_all("trained")
-            evaluate(folder, overrides={})
+            tested = evaluate(folder, overrides={})
+            if is_first():
+                with access(f"write {folder}"):
+                    write(folder / RESULT, json.dumps(tested, indent=2) + "\n")
+            wait_for_all("evaluated")
         except UserError as error:
             raise UserError(f"cell {cell.name}: {error}") from None
         trained += 1
@@ -65,6 +80,12 @@ def ablate(ablation: Ablation, workdir: AnyPath, *, only: str = "") -> dict[str,
         for line in table(ablation, found):
             print(line)
     return found
+
+
+def is_done(folder: AnyPath) -> bool:
+    """Whether a cell has been trained and measured; a look at it in between does not count."""
+    with access(f"read {folder}"):
+        return (folder / RESULT).exists()
 
 
 def prepare_stores(cells: list[Cell]) -> None:
@@ -127,7 +148,7 @@ def with_budget(ablation: Ablation, cell: Cell, folder: AnyPath) -> ConfigDict:
     raw["train"]["steps"] = max(raw["train"]["steps"], CALIBRATION_STEPS)
     raw["evaluate"]["batches"] = 1
     summary = train(complete(raw), folder / "calibration")
-    seconds = summary["train_seconds"] / summary["steps"]
+    seconds = of_first(summary["train_seconds"] / summary["steps"])
     return with_steps(cell.config, steps_for(cell.config, ablation.budget, seconds=seconds))
 
 
@@ -140,17 +161,19 @@ def results(ablation: Ablation, workdir: AnyPath) -> dict[str, Any]:
     found, configs = {}, {}
     for cell in ablation.cells:
         folder = workdir / "cells" / cell.name
-        with access(f"read {folder}"):
-            done = (folder / "evaluation.json").exists()
-        if done:
+        if is_done(folder):
             summary = read_json(folder / "summary.json")
             configs[cell.name] = read_json(folder / "config.json")
             found[cell.name] = {
                 key: summary[key]
                 for key in ("parameters", "steps", "tokens", "flops", "train_seconds", "eval")
-            } | {"test": read_json(folder / "evaluation.json")}
+            } | {"test": read_json(folder / RESULT)}
     if configs:
-        check_alike(ablation.studied, ablation.budget, configs)
+        held = {
+            name: {key: value for key, value in flatten(config).items() if not is_free(key)}
+            for name, config in configs.items()
+        }
+        check_alike(ablation.studied, ablation.budget, held)
     done = {"name": ablation.name, "budget": dict([ablation.budget]), "cells": found}
     if is_first():
         with access(f"write the workdir {workdir}"):

@@ -98,8 +98,23 @@ def load(path: str, overrides: Mapping[str, str] | None = None) -> Ablation:
     if not (raw.get("cells") or grid):
         raise UserError(f"{file}: an ablation needs cells or a grid")
     for what, found in (("cells", cells), ("grid", grid), ("change", change)):
-        if not isinstance(found, Mapping):
-            raise UserError(f"{file}: {what} is {found!r}, not a dict")
+        if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
+            raise UserError(f"{file}: {what} is {found!r}, not a dict with names")
+    for name, own in cells.items():
+        if not isinstance(own, Mapping) or not all(isinstance(key, str) for key in own):
+            raise UserError(f"{file}: cell {name} is {own!r}, not a dict of keys to change")
+    for what, values in [*grid.items(), ("seeds", raw.get("seeds") or [])]:
+        if not isinstance(values, list | tuple):
+            raise UserError(f"{file}: {what} is {values!r}, not a list of values")
+    studied = {key for own in cells.values() for key in own} | set(grid)
+    studied |= {"seed"} if raw.get("seeds") else set()
+    for key in overrides or {}:
+        same = [name for name in studied if f"{key}.".startswith(f"{name}.") or
+                f"{name}.".startswith(f"{key}.")]  # fmt: skip
+        if same:
+            raise UserError(
+                f"{file}: --config.{key} would undo {same[0]}, in which its cells differ"
+            )
     budget = budget_of(file, raw.get("budget"))
     base_file, colon, base_argument = str(raw.get("base", "")).partition(":")
     if not base_file:
@@ -116,6 +131,10 @@ def load(path: str, overrides: Mapping[str, str] | None = None) -> Ablation:
         label = ",".join([*([name] if name else ()), *map(label_of, named)])
         if not re.fullmatch(r"[\w.=,+-]+", label):
             raise UserError(f"{file}: cell {label!r}: use letters, digits and .=,+-_ in names")
+        if label.isdigit():
+            raise UserError(
+                f"{file}: cell {label!r}: a number is a cell's place; begin with a letter"
+            )
         if label in made:
             raise UserError(f"{file}: two cells are called {label!r}")
         one = copy.deepcopy(base)
@@ -125,13 +144,13 @@ def load(path: str, overrides: Mapping[str, str] | None = None) -> Ablation:
             override(one, key, text)
         try:
             config = complete(one)
+            if config.train.stop_at:
+                raise UserError("train.stop_at would end it before its budget is spent")
             if budget[0] == "tokens":
                 config = with_steps(config, steps_for(config, budget))
         except UserError as error:
             raise UserError(f"{file}: cell {label}: {error}") from None
         made[label] = config
-    studied = {key for own in cells.values() for key in own} | set(grid)
-    studied |= {"seed"} if len(seeds) > 1 else set()
     check_alike(sorted(studied), budget, {name: made[name].to_dict() for name in made})
     return Ablation(
         Path(file).stem + (f"-{argument}" if argument else ""),
@@ -188,7 +207,7 @@ def check_alike(
         configs: by the cell's name, nested.
     """
     free = {*studied, *(() if budget[0] == "tokens" else ("train.steps",))}
-    if any(key.startswith("data.") for key in studied):  # other rows, so other steps
+    if any(key.split(".")[0] == "data" for key in studied):  # other rows, so other steps
         free.add("train.steps")
 
     def held(config: Mapping[str, Any]) -> dict[str, Any]:

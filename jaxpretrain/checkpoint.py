@@ -18,7 +18,7 @@ from jaxpretrain.errors import UserError
 from jaxpretrain.processes import all_agree, is_first, say, wait_for_all
 from jaxpretrain.sharding import Placement
 from jaxpretrain.state import TrainState, fingerprint
-from jaxpretrain.storage import AnyPath, access, is_remote, move
+from jaxpretrain.storage import AnyPath, access, is_of_client, is_remote, move
 
 # What says that a file could not be reached, which is not to say that it is damaged.
 _OUT_OF_REACH = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED")
@@ -135,23 +135,23 @@ class Checkpoints:
             Damaged: it cannot be read, or is not what was saved; in every process, if it is so in
                 one.
         """
-        state = self._read(
+        state, saved = self._read(
             step, ocp.StandardCheckpointHandler(), lambda: ocp.args.StandardRestore(abstract)
         )
-        self._check(step, self._sums(state))
+        self._check(step, saved, self._sums(state))
         return state
 
     def restore_params(self, step: int, abstract: Any) -> Any:
         """The parameters alone; see `restore`."""
         item = {"params": abstract}
         how = ocp.checkpoint_utils.construct_restore_args(item)
-        restored = self._read(
+        restored, saved = self._read(
             step,
             ocp.PyTreeCheckpointHandler(),
             lambda: ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True),
         )
         sums = self._sums(restored["params"])
-        self._check(step, {f".params{path}": value for path, value in sums.items()})
+        self._check(step, saved, {f".params{path}": value for path, value in sums.items()})
         return restored["params"]
 
     def wait(self) -> None:
@@ -178,34 +178,33 @@ class Checkpoints:
     def _sums(self, tree: Any) -> dict[str, np.ndarray]:
         return jax.device_get(self._fingerprint(tree))
 
-    def _read(self, step: int, handler: Any, args: Callable[[], Any]) -> Any:
-        """What a handler makes of a step's arrays, in every process or in none.
+    def _read(self, step: int, handler: Any, args: Callable[[], Any]) -> tuple[Any, dict[str, int]]:
+        """What a handler makes of a step's arrays, and their fingerprints: for all or for none.
 
         The manager's own `restore` ends with a barrier, at which processes that could read their
         parts would wait for one that could not.
         """
         found, error = None, None
         try:
-            found = handler.restore(self._folder / str(step) / "default", args=args())
+            arrays = handler.restore(self._folder / str(step) / "default", args=args())
+            found = arrays, dict(self._manager.metadata(step).custom_metadata["fingerprint"])
         except Exception as e:
-            reason = " ".join(str(e).split())[:200]
+            reason = " ".join(str(e).split())[:200] or type(e).__name__
             if "RESOURCE_EXHAUSTED" in reason:  # of the devices' memory
                 raise
-            if any(code in reason for code in _OUT_OF_REACH):
+            away = isinstance(e, OSError) and not isinstance(e, FileNotFoundError)
+            if away or is_of_client(e) or any(code in reason for code in _OUT_OF_REACH):
                 raise UserError(f"cannot read checkpoint {step} in {self._folder}: {reason}") from e
             error = self._damaged(step, reason)
         if not all_agree(error is None):
             raise error or self._damaged(step, "another process cannot read it")
         return found
 
-    def _check(self, step: int, found: dict[str, np.ndarray]) -> None:
-        try:
-            saved = self._manager.metadata(step).custom_metadata["fingerprint"]
-        except Exception as error:
-            raise self._damaged(step, "its metadata cannot be read") from error
+    def _check(self, step: int, saved: dict[str, int], found: dict[str, np.ndarray]) -> None:
         wrong = [path for path, value in found.items() if saved.get(path) != int(value)]
-        if wrong:
-            raise self._damaged(step, f"{wrong[0]} is not what was saved")
+        if not all_agree(not wrong):
+            what = wrong[0] if wrong else "what another process read"
+            raise self._damaged(step, f"{what} is not what was saved")
 
     def _damaged(self, step: int, reason: str) -> Damaged:
         return Damaged(

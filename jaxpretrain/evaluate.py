@@ -10,6 +10,7 @@ from jaxpretrain.checkpoint import Checkpoints, Damaged
 from jaxpretrain.config import complete, override
 from jaxpretrain.errors import UserError
 from jaxpretrain.evaluation.samples import continue_text, fill_gaps
+from jaxpretrain.processes import is_first, say, wait_for_all
 from jaxpretrain.storage import AnyPath, access, write
 from jaxpretrain.workdir import check_identity, open_run
 
@@ -37,7 +38,9 @@ def evaluate(
     pieces = assemble(complete(raw))
     check_identity(workdir, identity(pieces))
     evaluator = Evaluator(pieces, split)
-    if not (workdir / "checkpoints").is_dir():
+    with access(f"read the workdir {workdir}"):
+        saved = (workdir / "checkpoints").is_dir()
+    if not saved:
         raise UserError(f"{workdir} holds no checkpoint yet: train first")
     checkpoints = Checkpoints(workdir / "checkpoints", pieces.placement, read_only=True)
     step = checkpoints.best() if which == "best" else checkpoints.latest()
@@ -49,14 +52,15 @@ def evaluate(
         raise UserError(f"{error}: choose another with --checkpoint") from None
     checkpoints.close()
     found = {"split": split, "checkpoint": which, "step": step, **evaluator(params)._asdict()}
-    for line in describe(pieces, found):
-        print(line)
-    for line in examples(pieces, params, split):
-        print(line)
-    with access(f"write the workdir {workdir}"):
-        write(workdir / "evaluation.json", json.dumps(found, indent=2) + "\n")
-    if (workdir / "loss.png").exists():
-        print(f"\ncurves     {workdir}/loss.png   (tensorboard --logdir {workdir}/tensorboard)")
+    for line in [*describe(pieces, found), *examples(pieces, params, split)]:
+        say(line)
+    if is_first():
+        with access(f"write the workdir {workdir}"):
+            write(workdir / "evaluation.json", json.dumps(found, indent=2) + "\n")
+            drawn = (workdir / "loss.png").exists()
+        if drawn:
+            say(f"\ncurves     {workdir}/loss.png   (tensorboard --logdir {workdir}/tensorboard)")
+    wait_for_all("evaluation")
     return found
 
 

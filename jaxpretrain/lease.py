@@ -5,7 +5,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from jaxpretrain.storage import AnyPath, write
 
@@ -86,8 +86,9 @@ def lease(
     finally:
         done.set()
         thread.join()
-        if is_ours():
-            path.unlink()
+        with suppress(Exception):  # it ends by itself, if later
+            if is_ours():
+                path.unlink()
 
 
 def _read(path: AnyPath) -> dict:

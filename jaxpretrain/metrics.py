@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -71,9 +71,11 @@ class MetricsLog:
         step: the step that the run starts from; lines after it, of a run that was cut off before
             it could save, are dropped, so that no step is logged twice. An evaluated step
             has a second line, with the held-out numbers.
+        check: called before anything is copied to an object store; raises if that is not to be.
     """
 
-    def __init__(self, workdir: AnyPath, step: int):
+    def __init__(self, workdir: AnyPath, step: int, check: Callable[[], None] | None = None):
+        self._check = check
         self._workdir = workdir
         self._spool = TemporaryDirectory() if is_remote(workdir) else None
         self._folder = Path(self._spool.name) if self._spool else workdir
@@ -103,6 +105,8 @@ class MetricsLog:
             self._board.flush()
             if not self._spool:
                 return
+            if self._check:
+                self._check()
             for file in (self._folder / "metrics.jsonl", *self._folder.glob("tensorboard/*")):
                 target = self._workdir / file.relative_to(self._folder).as_posix()
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +116,8 @@ class MetricsLog:
         """Flushes and closes the files; again, does nothing."""
         if self._file.closed:
             return
-        self._file.close()
+        with access(f"write the workdir {self._workdir}"):
+            self._file.close()
         self.flush()
         if self._spool:
             self._spool.cleanup()
@@ -133,9 +138,11 @@ class SilentLog:
         """Has nothing to close."""
 
 
-def open_log(workdir: AnyPath, step: int) -> MetricsLog | SilentLog:
+def open_log(
+    workdir: AnyPath, step: int, check: Callable[[], None] | None = None
+) -> MetricsLog | SilentLog:
     """The log of a run from a step on, which only the first process writes."""
-    return MetricsLog(workdir, step) if is_first() else SilentLog()
+    return MetricsLog(workdir, step, check) if is_first() else SilentLog()
 
 
 def read_metrics(workdir: AnyPath) -> list[dict]:

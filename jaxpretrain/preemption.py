@@ -69,6 +69,22 @@ class Preemption:
 
 
 @contextmanager
+def preemptible() -> Iterator[None]:
+    """Within, a SIGTERM ends the process with `PREEMPTED`, for what can be done once more."""
+
+    def stop(*_: object) -> None:
+        raise SystemExit(PREEMPTED)
+
+    alone = not is_together() and threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if alone else None
+    try:
+        yield
+    finally:
+        if alone:
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def preemption(grace_seconds: float) -> Iterator[Preemption]:
     """Within, a SIGTERM is noted instead of ending the process at once.
 

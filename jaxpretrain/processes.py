@@ -93,6 +93,13 @@ def all_agree(ok: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.bool_(ok)).all()) if is_together() else ok
 
 
+def of_first(value: float) -> float:
+    """The value that the first process has; all of them ask at the same point."""
+    return (
+        float(multihost_utils.broadcast_one_to_all(np.float64(value))) if is_together() else value
+    )
+
+
 def end(status: int) -> None:
     """Ends a process that has failed, without waiting for the others, which the end of it ends.
 

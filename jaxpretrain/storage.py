@@ -6,10 +6,12 @@ or locked. What needs these has a local copy (`data.store_copy`, `metrics`) or a
 
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 from etils import epath
 
@@ -48,13 +50,18 @@ def is_remote(path: AnyPath) -> bool:
     return "://" in os.fspath(path)
 
 
+def is_of_client(error: Exception) -> bool:
+    """Whether an error comes from the client of an object store."""
+    return type(error).__module__.split(".")[0] in _CLIENTS
+
+
 @contextmanager
 def access(what: str) -> Iterator[None]:
     """Within, a failure of the disk or the object store is a UserError: "cannot WHAT: reason"."""
     try:
         yield
     except Exception as error:
-        if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in _CLIENTS:
+        if not isinstance(error, OSError) and not is_of_client(error):
             raise
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
         raise UserError(f"cannot {what}: {reason or type(error).__name__}") from error
@@ -66,10 +73,8 @@ def copy(source: AnyPath, target: AnyPath) -> None:
         with source.open("rb") as read, target.open("wb") as write:
             shutil.copyfileobj(read, write, 1 << 23)
         return
-    whole = target.with_name(f"{target.name}.tmp")
-    with source.open("rb") as read, whole.open("wb") as write:
+    with source.open("rb") as read, _whole(target) as write:
         shutil.copyfileobj(read, write, 1 << 23)
-    whole.replace(target)
 
 
 def move(folder: AnyPath, target: AnyPath) -> None:
@@ -90,12 +95,22 @@ def write(path: AnyPath, data: str | bytes) -> None:
     if is_remote(path):
         path.write_bytes(data)
         return
-    whole = path.with_name(f"{path.name}.tmp")
-    with whole.open("wb") as file:
+    with _whole(path) as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    whole.replace(path)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[BinaryIO]:
+    """A local file that gets its name when it is whole, however many write it at a time."""
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def cache_folder() -> Path:

@@ -31,7 +31,7 @@ from jaxpretrain.processes import is_first, say, wait_for_all
 from jaxpretrain.report.curves import plot_loss
 from jaxpretrain.state import TrainState, init_state
 from jaxpretrain.step import Metrics, jit_train_step
-from jaxpretrain.storage import AnyPath, write
+from jaxpretrain.storage import AnyPath, access, write
 from jaxpretrain.types import Batch
 from jaxpretrain.workdir import claim_workdir, sole_use
 
@@ -83,6 +83,7 @@ def run(config: ConfigDict, workdir: AnyPath, verify: bool, held: ExitStack) -> 
     speed = Speed(batch_size * length, objective.flops(length) * batch_size, peak_flops())
 
     # Restore, or begin.
+    still_ours = None
     if is_first():
         still_ours = held.enter_context(sole_use(workdir))
         claim_workdir(workdir, config.to_dict(), pieces.store.tokenizer, identity(pieces))
@@ -107,7 +108,7 @@ def run(config: ConfigDict, workdir: AnyPath, verify: bool, held: ExitStack) -> 
         f"{workdir}: {objective.name}, {parameters:,} parameters, {jax.device_count()} "
         f"{jax.devices()[0].platform} device(s), steps {start} to {stop}; compiling"
     )
-    log = open_log(workdir, start)
+    log = open_log(workdir, start, still_ours)
 
     def close_log() -> None:  # after an error, which is what there is to say
         with suppress(UserError):
@@ -157,7 +158,7 @@ def run(config: ConfigDict, workdir: AnyPath, verify: bool, held: ExitStack) -> 
                 state = state._replace(passed_over=replaced(state.passed_over, passed_over))
                 batches = stream(pieces, state, stop)
                 log.close()
-                log = open_log(workdir, step)
+                log = open_log(workdir, step, still_ours)
                 log.write(step, {"rolled_back_from": bad.step, "passed_over": passed_over})
                 progress.rewind(step)
             continue
@@ -169,7 +170,7 @@ def run(config: ConfigDict, workdir: AnyPath, verify: bool, held: ExitStack) -> 
                 if evaluated:
                     write_evaluation(step, evaluated, speed, log, progress, clock)
             if save_now:
-                if is_first():
+                if still_ours:
                     still_ours()
                 log.flush()
                 checkpoints.save(state, evaluated and evaluated.loss)
@@ -201,9 +202,10 @@ def run(config: ConfigDict, workdir: AnyPath, verify: bool, held: ExitStack) -> 
         "eval": {"split": "validation", "step": step} | finite(evaluated._asdict()),
     }
     if is_first():
-        write(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
         comparable = evaluated.loss == evaluated.token_loss
-        plot_loss(workdir, unigram_loss=evaluated.unigram_loss if comparable else None)
+        with access(f"write the workdir {workdir}"):
+            write(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
+            plot_loss(workdir, unigram_loss=evaluated.unigram_loss if comparable else None)
     return summary
 
 

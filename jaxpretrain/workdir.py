@@ -70,9 +70,10 @@ def sole_use(workdir: AnyPath, lease_seconds: float = SECONDS) -> Iterator[Calla
                 except Held as error:
                     raise refused(str(error)) from None
         else:
-            lock.truncate(0)
-            lock.write(f"{owner}\n")
-            lock.flush()
+            with access(f"write the workdir {workdir}"):
+                lock.truncate(0)
+                lock.write(f"{owner}\n")
+                lock.flush()
 
         def check() -> None:
             with access(f"read the workdir {workdir}"):
@@ -100,11 +101,14 @@ def claim_workdir(
     Raises:
         UserError: the workdir holds another run, a damaged one, or cannot be written.
     """
-    if (workdir / "run.json").exists():
+    with access(f"read the workdir {workdir}"):
+        begun = (workdir / "run.json").exists()
+        saved = any((workdir / "checkpoints").glob("[0-9]*"))
+    if begun:
         check_same_config(workdir, flatten(config))
         check_identity(workdir, identity)
         return
-    if any((workdir / "checkpoints").glob("[0-9]*")):
+    if saved:
         raise UserError(
             f"{workdir} holds checkpoints but no run.json to tell what they are of: "
             "give another --workdir"

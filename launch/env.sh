@@ -35,7 +35,7 @@ die_with_log() { # MESSAGE
 # Prints a tar of the project as another machine needs it: no environment, no history, no runs.
 pack_source() {
   tar -cf - -C "$root" --exclude=.venv --exclude=.git --exclude=runs --exclude=__pycache__ \
-    --exclude=.pytest_cache --exclude=.ruff_cache --exclude='*.egg-info' --exclude=./wheels .
+    --exclude=.pytest_cache --exclude=.ruff_cache --exclude='*.egg-info' --exclude=./wheels --exclude='./*.tar.gz' --exclude='./*.log' .
 }
 
 # ---------------------------------------------------------------------------------- devices

@@ -222,5 +222,6 @@ kubectl apply ${within[@]+"${within[@]}"} -f - <<<"$text" ||
 # The pod may wait for a machine for long; whoever stops following does not stop the run.
 kubectl wait ${within[@]+"${within[@]}"} --for=create --timeout=10m "job/$name-train-0" >&2 ||
   die "the JobSet $name has made no job: kubectl describe jobset $name"
-say "following the log; the run goes on without it (kubectl logs -f job/$name-train-0)"
-kubectl logs ${within[@]+"${within[@]}"} --follow --pod-running-timeout=24h "job/$name-train-0"
+say "following the log of the first process; the run goes on without it"
+kubectl logs ${within[@]+"${within[@]}"} --follow --pod-running-timeout=24h \
+  --selector "batch.kubernetes.io/job-name=$name-train-0,batch.kubernetes.io/job-completion-index=0"

@@ -20,7 +20,8 @@ with the cells that are not done; `jaxpretrain ablate` with the same arguments s
     --zone us-central1-a --type v5litepod-8 --spot
 
   --config FILE       of the ablation
-  --workdir DIR       where all machines see it (default: runs/ablations/ and the file's name)
+  --workdir DIR       where all machines see it (default: runs/ablations/ and the file's name;
+                      on tpu there is none)
   --at-once N         cells that run at the same time (default: 4)
   --name NAME         of the job or of the slices (default: the file's name)
   --dry-run           print the commands and run none
@@ -72,6 +73,13 @@ program=$venv/bin/jaxpretrain
 file=${config%%:*}
 default=${file##*/}
 default=${default%.py}
+case $config in *:*) default=$default-${config#*:} ;; esac
+if [ "$on" = tpu ]; then
+  case $workdir in
+    gs://* | /*) ;;
+    *) usage_error "--workdir is '$workdir': slices are deleted, so it must be in gs:// or on a shared disk" ;;
+  esac
+fi
 workdir=${workdir:-runs/ablations/$default}
 if [ -z "$name" ]; then name=$(tr '_[:upper:]' '-[:lower:]' <<<"$default"); fi
 ablate=(ablate "--config=$config" "--workdir=$workdir" ${overrides[@]+"${overrides[@]}"})

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from jaxpretrain import ablation as ablation_lib
-from jaxpretrain.ablate import ablate, with_budget
+from jaxpretrain.ablate import ablate, prepare_stores, results, with_budget
 from jaxpretrain.assemble import assemble
+from jaxpretrain.config import complete
 from jaxpretrain.errors import UserError
 from jaxpretrain.main import main
+from jaxpretrain.train import train
 
 
 @pytest.fixture
@@ -64,6 +66,11 @@ def test_cells_grid_and_seeds_multiply(written):
         ({"grid": {"objective.mask_rte": [1]}}, "cell mask_rte=1: .*mask_rte.*mask_rate"),
         ({"cells": {"a b": {}}}, "cell 'a b': use letters"),
         ({"cells": ["a"]}, "cells is .'a'., not a dict"),
+        ({"cells": {"a": 3}}, "cell a is 3, not a dict"),
+        ({"cells": {"1": {}, "2": {}}}, "cell '1': a number is a cell's place"),
+        ({"grid": {"seed": 0.3}}, "seed is 0.3, not a list"),
+        ({"grid": {"model.layers": [1]}, "seeds": 3}, "seeds is 3, not a list"),
+        ({"grid": {"seed": [1]}, "change": {"train.stop_at": 1}}, "stop_at would end it before"),
         ({"grid": {"train.steps.x": [1]}}, "steps has no keys below it"),
     ],
 )
@@ -98,7 +105,46 @@ def test_each_cell_is_trained_once_on_equal_terms_and_taken_up_again(written, tm
     config["optimizer"]["learning_rate"] = 1.0
     (workdir / "cells/mask_rate=0.4/config.json").write_text(json.dumps(config))
     assert main(arguments) == 2
-    assert "differ in optimizer.learning_rate" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "was run as something else" in error and "config.optimizer.learning_rate = 1.0" in error
+    with pytest.raises(UserError, match="differ in optimizer.learning_rate"):
+        results(ablation_lib.load(file), workdir)
+
+
+def test_what_its_cells_set_cannot_be_overridden(written):
+    cells = {"a": {"data": {"length": 32, "batch_size": 8}}}
+    file = written(grid={"objective.mask_rate": [0.1, 0.4]}, cells=cells)
+    for key in ("objective.mask_rate", "data.length", "objective"):
+        with pytest.raises(UserError, match=f"--config.{key} would undo"):
+            ablation_lib.load(file, {key: "0.3"})
+    ablation_lib.load(file, {"model.layers": "2"})
+
+
+def test_a_cell_is_done_when_it_was_measured_here_and_is_what_it_was(written, tmp_path, capsys):
+    arguments = ["ablate", f"--workdir={tmp_path / 'runs'}"]
+    file = written(cells={"x": {"optimizer.learning_rate": 0.1}})
+    cell = tmp_path / "runs/cells/x"
+    found = ablation_lib.load(file)
+    # Cut off half-way, and looked at.
+    prepare_stores(found.cells)
+    raw = found.cells[0].config.to_dict()
+    raw["train"]["stop_at"] = 2
+    train(complete(raw), cell)
+    (cell / "summary.json").unlink()
+    assert main(["evaluate", f"--workdir={cell}", "--split=validation"]) == 0
+    assert main([*arguments, f"--config={file}"]) == 0
+    result = json.loads((tmp_path / "runs/results.json").read_text())["cells"]["x"]
+    assert (result["steps"], result["test"]["split"], result["test"]["step"]) == (4, "test", 4)
+    # Another look changes nothing, other settings that touch no parameter neither.
+    assert main(["evaluate", f"--workdir={cell}", "--split=validation"]) == 0
+    assert main([*arguments, f"--config={file}", "--config.train.log_every=3"]) == 0
+    again = json.loads((tmp_path / "runs/results.json").read_text())["cells"]["x"]
+    assert again == result
+    # The same name for something else is not taken for it.
+    file = written(cells={"x": {"optimizer.learning_rate": 0.2}})
+    capsys.readouterr()
+    assert main([*arguments, f"--config={file}"]) == 2
+    assert "cell x was run as something else" in capsys.readouterr().err
 
 
 def test_a_budget_of_operations_gives_a_deeper_model_fewer_steps(written, tmp_path):
@@ -119,7 +165,7 @@ def test_a_budget_of_seconds_is_measured_once(written, tmp_path, capsys):
     each = calibration["train_seconds"] / calibration["steps"]
     assert found["steps"] == max(1, round(1 / each))
     # Taken up again, it keeps what it began with.
-    (tmp_path / "runs/cells/seed=1/evaluation.json").unlink()
+    (tmp_path / "runs/cells/seed=1/result.json").unlink()
     capsys.readouterr()
     again = ablate(ablation_lib.load(file), tmp_path / "runs")["cells"]["seed=1"]
     assert again["steps"] == found["steps"] and "measuring" not in capsys.readouterr().out

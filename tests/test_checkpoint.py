@@ -141,7 +141,8 @@ def test_damage_that_only_the_fingerprint_can_see(folder, monkeypatch):
     good = state_at(2)
     turned = good.params["bias"].at[5].set(jnp.nextafter(good.params["bias"][5], jnp.inf))
     bad = good._replace(params=good.params | {"bias": turned})
-    monkeypatch.setattr(checkpoints, "_read", lambda step, *_: bad if step == 2 else state_at(1))
+    read = checkpoints._read
+    monkeypatch.setattr(checkpoints, "_read", lambda *asked: (bad, read(*asked)[1]))
     with pytest.raises(Damaged, match=r"checkpoint 2 .*\.params\['bias'\] is not what was saved"):
         checkpoints.restore(2, abstract())
     checkpoints.close()

@@ -185,6 +185,14 @@ def test_a_preempted_job_is_queued_again_and_a_failed_one_is_not(slurm, status):
     )
 
 
+def test_of_an_array_only_the_preempted_task_is_queued_again(slurm):
+    slurm.answer("ablate", "", 75)
+    where = {"SLURM_SUBMIT_DIR": str(slurm.folder / "project"), "SLURM_JOB_ID": "7"}
+    array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
+    slurm.run("launch/slurm.sbatch", "ablate", "--config=a.py", **where, **array)
+    assert slurm.calls[-1] == "scontrol requeue 7_2"
+
+
 def test_a_job_without_arguments_or_environment_says_so(slurm, tmp_path):
     assert "no arguments" in job(slurm).stderr
     done = slurm.run("launch/slurm.sbatch", "--config=a.py", SLURM_SUBMIT_DIR=str(tmp_path))

@@ -78,7 +78,8 @@ def test_nodes_with_gpus_meet_at_the_first(kubernetes):
     ]  # fmt: skip
     assert container["resources"]["limits"] == {"nvidia.com/gpu": 8}
     assert all("--namespace ml" in call for call in kubernetes.calls)
-    assert kubernetes.calls[-1].endswith("job/lm-train-0")
+    assert "job-name=lm-train-0" in kubernetes.calls[-1]
+    assert "job-completion-index=0" in kubernetes.calls[-1]  # the one that speaks
 
 
 def test_only_wrong_arguments_end_it_for_good(kubernetes):

@@ -85,7 +85,14 @@ def test_each_cell_has_a_tpu_of_its_own_and_a_failure_stops_no_other(sweep):
 @pytest.mark.parametrize("on", ["slurm", "tpu"])
 def test_a_dry_run_submits_nothing(sweep, on):
     done = sweep.run(
-        sweep.script, f"--on={on}", *CONFIG, "--dry-run", "--", "--zone=us-a", "--type=v5p-8"
+        sweep.script,
+        f"--on={on}",
+        *CONFIG,
+        "--workdir=gs://b/w",
+        "--dry-run",
+        "--",
+        "--zone=us-a",
+        "--type=v5p-8",
     )
     assert done.returncode == 0, done.stderr
     (only,) = sweep.calls  # the list of cells
@@ -102,6 +109,8 @@ def test_a_dry_run_submits_nothing(sweep, on):
         (("--on=tpu",), "--config is missing"),
         (("--on=tpu", *CONFIG, "--at-once=0"), "--at-once is '0'"),
         (("--on=tpu", *CONFIG, "--zone=a"), "come after --"),
+        (("--on=tpu", *CONFIG, "--workdir=runs/x"), "slices are deleted"),
+        (("--on=tpu", *CONFIG), "slices are deleted"),
     ],
 )
 def test_wrong_arguments_are_said_before_anything_is_run(sweep, arguments, message):

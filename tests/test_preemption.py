@@ -7,7 +7,9 @@ import sys
 import threading
 import time
 
-from jaxpretrain.preemption import PREEMPTED, preemption
+import pytest
+
+from jaxpretrain.preemption import PREEMPTED, preemptible, preemption
 from jaxpretrain.train import train
 from support import tiny_run
 
@@ -65,3 +67,12 @@ def test_an_evaluation_is_given_up_when_the_run_is_told_to_stop(tiny_config_file
         module.Evaluator = before
     assert "preempted: stopped by SIGTERM after step 4, saved" in capfd.readouterr().out
     assert (tmp_path / "checkpoints" / "4").is_dir()
+
+
+def test_what_can_be_done_again_ends_as_preempted():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended, preemptible():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert ended.value.code == PREEMPTED
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -134,6 +134,15 @@ def test_a_store_is_copied_once_and_what_is_damaged_is_named(bucket, remote, tmp
     assert "copying 1 files" in capsys.readouterr().err
     Store.open(folder, verify=True)
 
+    # What another store has left under the same name and size is not taken for this one's.
+    (folder / "manifest.json").write_text("{}")
+    other = bytearray((folder / lost).read_bytes())
+    other[0] ^= 1
+    (folder / lost).write_bytes(bytes(other))
+    store_copy.fetch(path, folder)
+    assert "copying 1 files" in capsys.readouterr().err
+    Store.open(folder, verify=True)
+
     # Nobody trains on what is not what was published.
     raw = bytearray((path / lost).read_bytes())
     raw[0] ^= 1
@@ -192,6 +201,24 @@ def test_urls_that_cannot_be_opened(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(UserError, match=r"need gcsfs: pip install 'jaxpretrain\[gcs\]'"):
         path_of("gs://bucket/run")
+
+
+def test_two_may_write_one_file_at_a_time(tmp_path):
+    def many(text):
+        for _ in range(200):
+            storage.write(tmp_path / "file", text)
+
+    threads = [threading.Thread(target=many, args=(letter * 1000,)) for letter in "ab"]
+    errors = []
+    monitor, threading.excepthook = threading.excepthook, lambda what: errors.append(what)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    threading.excepthook = monitor
+    assert not errors
+    assert (tmp_path / "file").read_text() in ("a" * 1000, "b" * 1000)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 # ------------------------------------------------------------------------------------ leases

@@ -55,14 +55,20 @@ def fetch(path: AnyPath, folder: Path) -> None:
         with access(f"read the token store {path}"):
             raw = (path / MANIFEST).read_bytes()
         new = folder / f"{MANIFEST}.tmp"
-        new.write_bytes(raw)
-        files = read_manifest(folder, new.name)["files"]
-        if (folder / MANIFEST).exists() and (folder / MANIFEST).read_bytes() != raw:
-            (folder / MANIFEST).unlink()
-        missing = [name for name, file in files.items() if not _is_there(folder / name, file)]
+        with access(f"write {folder}"):
+            new.write_bytes(raw)
+            files = read_manifest(folder, new.name)["files"]
+            same = (folder / MANIFEST).exists() and (folder / MANIFEST).read_bytes() == raw
+            # What another store has left, or a copy that was cut off, is only known by its sums.
+            missing = {
+                name: file
+                for name, file in files.items()
+                if not _is_there(folder / name, file, by_size=same)
+            }
+            if missing:
+                (folder / MANIFEST).unlink(missing_ok=True)
         if missing:
-            (folder / MANIFEST).unlink(missing_ok=True)
-            _fetch_files(path, folder, {name: files[name] for name in missing})
+            _fetch_files(path, folder, missing)
         new.replace(folder / MANIFEST)
 
 
@@ -106,9 +112,7 @@ def _fetch_files(path: AnyPath, folder: Path, files: dict[str, dict]) -> None:
     def one(name: str) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         copy(path / name, folder / name)
-        with (folder / name).open("rb") as file:
-            same = hashlib.file_digest(file, "sha256").hexdigest() == files[name]["sha256"]
-        if not same:
+        if not _is_there(folder / name, files[name]):
             (folder / name).unlink()
             raise UserError(f"token store {path}: {name} is damaged (its SHA-256 differs)")
 
@@ -116,8 +120,13 @@ def _fetch_files(path: AnyPath, folder: Path, files: dict[str, dict]) -> None:
         list(pool.map(one, files))
 
 
-def _is_there(path: Path, file: dict) -> bool:
-    return path.is_file() and path.stat().st_size == file["bytes"]
+def _is_there(path: Path, file: dict, *, by_size: bool = False) -> bool:
+    if not path.is_file() or path.stat().st_size != file["bytes"]:
+        return False
+    if by_size:
+        return True
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest() == file["sha256"]
 
 
 def _size(files) -> str:
