@@ -51,6 +51,7 @@ class Checkpoints:
         read_only: bool = False,
     ):
         self._folder = folder
+        self._path = folder if is_remote(folder) else folder.absolute()
         self._fingerprint: Callable[[Any], dict] = jax.jit(
             lambda tree: fingerprint(tree), out_shardings=placement.whole
         )
@@ -60,7 +61,7 @@ class Checkpoints:
             keep_checkpoints_without_metrics=False,
         )
         self._manager = ocp.CheckpointManager(
-            folder if is_remote(folder) else folder.absolute(),
+            self._path,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy([LatestN(keep_latest), best]),
                 best_fn=lambda metrics: -metrics["loss"],
@@ -186,7 +187,7 @@ class Checkpoints:
         """
         found, error = None, None
         try:
-            arrays = handler.restore(self._folder / str(step) / "default", args=args())
+            arrays = handler.restore(self._path / str(step) / "default", args=args())
             found = arrays, dict(self._manager.metadata(step).custom_metadata["fingerprint"])
         except Exception as e:
             reason = " ".join(str(e).split())[:200] or type(e).__name__

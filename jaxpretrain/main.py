@@ -64,6 +64,12 @@ def run(arguments: list[str]) -> int:
 
         replay(path_of(options.workdir), step=options.step, passed_over=options.passed_over)
         return 0
+    if options.command == "score":
+        from jaxpretrain.score import score
+
+        workdir, which = path_of(options.workdir), options.checkpoint
+        score(workdir, options.text, which=which, top=options.top)
+        return 0
     if options.command == "evaluate":
         from jaxpretrain.evaluate import evaluate
 
@@ -133,7 +139,8 @@ def parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name, help=text, description=text, epilog=top.epilog, allow_abbrev=False
         )
-        if name == "replay":
+        if name in ("replay", "score"):
+            sub.add_argument("--workdir", metavar="DIR", required=True, help="folder of the run")
             return sub
         example = "configs/ablations/mask_rate.py" if name == "ablate" else "configs/mlm.py"
         sub.add_argument(
@@ -156,12 +163,6 @@ def parser() -> argparse.ArgumentParser:
     evaluate = command("evaluate", "Measure a run on held-out documents and show examples.")
     evaluate.add_argument(
         "--split", choices=["test", "validation"], default="test", help="default: test"
-    )
-    evaluate.add_argument(
-        "--checkpoint",
-        choices=["best", "latest"],
-        default="best",
-        help="the best by validation loss (the default), or the latest",
     )
     ablate = command("ablate", "Train and evaluate the cells of an ablation on equal terms.")
     ablate.add_argument(
@@ -194,7 +195,6 @@ def parser() -> argparse.ArgumentParser:
         help="compile the N most promising meshes and microbatches, and rank them (default: 8)",
     )
     replay = command("replay", "Rebuild the batch of one step and its corruption, to look at.")
-    replay.add_argument("--workdir", metavar="DIR", required=True, help="folder of the run")
     replay.add_argument("--step", type=int, required=True, help="number of the step, from 1")
     replay.add_argument(
         "--passed-over",
@@ -202,6 +202,20 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="batches left out before it by rolling back (default: as in the run now)",
     )
+    score = command("score", "Ask a run's model about one text, or about two.")
+    score.add_argument(
+        "text", nargs="+", help="one, with [MASK] where words are missing, or two to compare"
+    )
+    score.add_argument(
+        "--top", type=int, default=5, metavar="N", help="candidates for a gap (default: 5)"
+    )
+    for sub in (evaluate, score):
+        sub.add_argument(
+            "--checkpoint",
+            choices=["best", "latest"],
+            default="best",
+            help="the best by validation loss (the default), or the latest",
+        )
     for sub in (train, evaluate, ablate):
         group = sub.add_argument_group("several processes", "found out under SLURM and Open MPI")
         group.add_argument(

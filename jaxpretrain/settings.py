@@ -89,6 +89,7 @@ class CheckpointSettings:
         keep_latest: how many of the latest to keep; with two, a damaged one has one before it.
         grace_seconds: from a SIGTERM until the run must have saved and ended; what the scheduler
             leaves until SIGKILL (30 s on Kubernetes and on spot machines of Google Cloud), or less.
+            Several processes count from the step after which they have all heard of it.
     """
 
     every: int = 500

@@ -8,6 +8,7 @@ usage() {
   cat <<'TEXT'
 usage: launch/local.sh [--config FILE] [--config.KEY=VALUE ...] [--workdir DIR]
        launch/local.sh --install-only
+       launch/local.sh --dry-run [...]
 
 Makes the environment .venv at the project root (the first time, and again when setup.cfg or
 Python changed) with the JAX that fits this machine: NVIDIA GPU, Cloud TPU or CPU. Then runs
@@ -17,6 +18,7 @@ Python changed) with the JAX that fits this machine: NVIDIA GPU, Cloud TPU or CP
   --config.KEY=VALUE     change one of its values; may be given more than once
   --workdir DIR          where to write the run (default: runs/ and the config's name)
   --install-only         make the environment and stop
+  --dry-run              print the commands and run none
   -h, --help             print this
 
 environment variables:
@@ -30,6 +32,7 @@ default=$root/configs/quickstart.py
 config=
 workdir=
 install_only=
+dry=
 overrides=()
 while [ $# -gt 0 ]; do
   case $1 in
@@ -38,6 +41,7 @@ while [ $# -gt 0 ]; do
       exit
       ;;
     --install-only) install_only=yes ;;
+    --dry-run) dry=yes ;;
     --config | --workdir)
       [ $# -ge 2 ] || usage_error "$1 needs a value"
       if [ "$1" = --config ]; then config=$2; else workdir=$2; fi
@@ -62,13 +66,25 @@ if [ -z "$install_only" ]; then
 fi
 device=$(detect_device) || exit
 say "device: $device"
-ensure_env "$device" "${JAXPRETRAIN_EXTRAS-tfds,parquet}"
+extras=${JAXPRETRAIN_EXTRAS-tfds,parquet}
+if [ -n "$dry" ]; then
+  [ "$device" = cpu ] || extras=$(union "$extras" "$device")
+  printf '%q -m venv %q\n' "$(find_python)" "$venv"
+  printf '%q -m pip install -e %q\n' "$venv/bin/python" "$root${extras:+[$extras]}"
+else
+  ensure_env "$device" "$extras"
+fi
 [ -z "$install_only" ] || exit 0
 
 for command in prepare train evaluate; do
   set -- "$command" "--config=$config" ${overrides[@]+"${overrides[@]}"}
   # The store that `prepare` writes belongs to no run; the config says where it is.
   if [ -n "$workdir" ] && [ "$command" != prepare ]; then set -- "$@" "--workdir=$workdir"; fi
-  say "jaxpretrain $*"
-  "$venv/bin/jaxpretrain" "$@"
+  if [ -n "$dry" ]; then
+    printf '%q ' "$venv/bin/jaxpretrain" "$@"
+    printf '\n'
+  else
+    say "jaxpretrain $*"
+    "$venv/bin/jaxpretrain" "$@"
+  fi
 done

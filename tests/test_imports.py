@@ -24,7 +24,7 @@ LAYERS = [
     {"checkpoint", "workdir"},
     {"assemble"},
     {"train", "plan"},
-    {"evaluate", "replay"},
+    {"evaluate", "replay", "score"},
     {"ablate"},
     {"main"},
 ]

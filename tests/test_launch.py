@@ -399,3 +399,17 @@ def test_tests_run_in_parallel_unless_told_otherwise(project: Project):
     for arguments in (["-n", "0"], ["-n3"], ["--pdb"], ["-p", "no:xdist"]):
         done = project.run("launch/test.sh", *arguments)
         assert done.stdout == f"cpu: -m pytest {' '.join(arguments)}\n"
+
+
+def test_a_dry_run_prints_what_would_be_done_and_does_nothing(project):
+    typed = ["--dry-run", "--workdir=a b", "--config.seed=3"]
+    done = project.run("launch/local.sh", *typed, JAXPRETRAIN_DEVICE="cuda12")
+    assert done.returncode == 0, done.stderr
+    made, installed, *commands = done.stdout.splitlines()
+    assert made.endswith(".venv") and " -m venv " in made
+    assert "pip install -e" in installed and "cuda12" in installed
+    assert [line.split("bin/jaxpretrain ")[1].split()[0] for line in commands] == [
+        "prepare", "train", "evaluate",
+    ]  # fmt: skip
+    assert "--workdir=a\\ b" in commands[1] and "--config.seed=3" in commands[0]
+    assert not project.calls.exists() and not (project.root / ".venv").exists()

@@ -137,7 +137,9 @@ def test_one_process_goes_on_from_four_on_another_mesh(four, alone, tiny_config_
     np.testing.assert_allclose(list(there.values()), [here[s] for s in there], rtol=5e-6)
 
 
-def test_two_go_on_from_four_and_stop_together_when_one_is_told(four, tiny_config_file, tmp_path):
+def test_two_go_on_from_four_and_stop_together_when_one_is_told(
+    four, alone, tiny_config_file, tmp_path
+):
     """The newest checkpoint is damaged where only the second of them looks."""
     copy = tmp_path / "copy"
     subprocess.run(["cp", "-r", four[0], copy], check=True)
@@ -158,6 +160,8 @@ def test_two_go_on_from_four_and_stop_together_when_one_is_told(four, tiny_confi
     assert statuses == [PREEMPTED] * 2, outputs
     assert "another process cannot read it" in outputs[0]
     assert "put aside, and going on from checkpoint 4" in outputs[0]
+    # The same batch read with the same parameters, before the longer schedule tells.
+    np.testing.assert_allclose(losses(copy)[5], losses(alone)[5], rtol=5e-6)
     [step] = re.findall(r"preempted: stopped by SIGTERM after step (\d+), saved", outputs[0])
     config = tiny_run.config(tiny_config_file, train__steps=100_000, **OPTIONS)
     assert state_of(copy, int(step), config).step == int(step) >= 8

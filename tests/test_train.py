@@ -212,6 +212,13 @@ def test_a_workdir_of_another_tokenizer_or_store_is_refused(tiny_config_file, st
         train(other, stopped)
 
 
+def test_a_workdir_may_be_relative(tiny_config_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train(tiny_run.config(tiny_config_file, train__stop_at=4), Path("runs/x"))
+    assert train(tiny_run.config(tiny_config_file), Path("runs/x"))["steps"] == 8
+    assert evaluate(Path("runs/x"), overrides={})["step"] in (4, 8)
+
+
 def test_sigterm_saves_and_the_next_start_goes_on(tiny_config_file, tmp_path):
     command = [
         sys.executable, "-m", "jaxpretrain.main", "train", f"--config={tiny_config_file}",

@@ -1,0 +1,125 @@
+"""The ``score`` command: what a run's model says of a text, or of two."""
+
+import math
+from collections.abc import Callable
+
+from jaxpretrain.assemble import build
+from jaxpretrain.checkpoint import Checkpoints, Damaged
+from jaxpretrain.config import complete
+from jaxpretrain.data.tokenizer import Tokenizer
+from jaxpretrain.errors import UserError
+from jaxpretrain.evaluation import scoring
+from jaxpretrain.objectives.base import Objective
+from jaxpretrain.objectives.contrastive import Contrastive
+from jaxpretrain.objectives.nsp import NSP
+from jaxpretrain.storage import AnyPath, access
+from jaxpretrain.workdir import open_run
+
+
+def score(workdir: AnyPath, texts: list[str], *, which: str = "best", top: int = 5) -> list[str]:
+    """Scores one text or two with a run's checkpoint and prints it; needs no token store.
+
+    One text with ``[MASK]`` has its gaps filled in; one without is scored token by token. Two texts
+    are a pair (next sentence, sentence order) or compared (contrastive objectives).
+
+    Args:
+        workdir: folder of the run.
+        texts: one or two.
+        which: the "best" checkpoint by validation loss, or the "latest".
+        top: how many candidates for a gap.
+
+    Returns:
+        The lines that were printed.
+
+    Raises:
+        UserError: the folder holds no run, or its objective has nothing to say of such texts.
+    """
+    if not 1 <= len(texts) <= 2:
+        raise UserError(f"score takes one text or two, not {len(texts)}: put quotes around each")
+    config = complete(open_run(workdir))
+    tokenizer = Tokenizer.load(workdir / "tokenizer.model")
+    pieces = build(config, tokenizer.vocab)
+    with access(f"read the workdir {workdir}"):
+        saved = (workdir / "checkpoints").is_dir()
+    if not saved:
+        raise UserError(f"{workdir} holds no checkpoint yet: train first")
+    checkpoints = Checkpoints(workdir / "checkpoints", pieces.placement, read_only=True)
+    step = checkpoints.best() if which == "best" else checkpoints.latest()
+    if step is None:
+        raise UserError(f"{workdir} holds no checkpoint yet: train first")
+    tasks = [task.objective for task in getattr(pieces.objective, "tasks", ())]
+    objective, say = chosen(tasks or [pieces.objective], texts)
+    try:
+        params = checkpoints.restore_params(step, pieces.abstract.params)
+    except Damaged as error:
+        raise UserError(f"{error}: choose another with --checkpoint") from None
+    finally:
+        checkpoints.close()
+    lines = say(objective, params, tokenizer, *texts, length=config.data.length, top=top)
+    for line in lines:
+        print(line)
+    return lines
+
+
+def chosen(objectives: list[Objective], texts: list[str]) -> tuple[Objective, Callable]:
+    """The objective that has something to say of the texts, and the function that says it.
+
+    Raises:
+        UserError: none has.
+    """
+    masked = scoring.MASK in texts[0]
+    for one in objectives:
+        if len(texts) == 2:
+            if isinstance(one, NSP):
+                return one, _pair
+            if isinstance(one, Contrastive):
+                return one, _similarity
+        elif one.samples == "gaps":
+            return one, _gaps if masked else _masked
+        elif one.samples == "continuations" and one.visibility == "causal" and not masked:
+            return one, _causal
+    names = ", ".join(one.name for one in objectives)
+    what = "two texts" if len(texts) == 2 else "a text"
+    what += f" with {scoring.MASK}" if masked and len(texts) == 1 else ""
+    raise UserError(
+        f"a run of {names} has nothing to say of {what}: masked objectives take one text (with "
+        f"{scoring.MASK} for gaps), causal ones a text without, pair and contrastive ones two"
+    )
+
+
+def _gaps(*asked, length: int, top: int) -> list[str]:
+    lines = []
+    found = scoring.gaps(*asked, length=length, top=top)
+    for number, candidates in enumerate(found, start=1):
+        lines.append(f"gap {number}" if len(found) > 1 else "gap")
+        lines += [f"  {p:6.1%}  {piece}" for piece, p in candidates]
+    return lines
+
+
+def _causal(*asked, length: int, top: int) -> list[str]:
+    return _costs(scoring.causal_tokens(*asked, length=length), "given those before it")
+
+
+def _masked(*asked, length: int, top: int) -> list[str]:
+    return _costs(scoring.masked_tokens(*asked, length=length), "given all others")
+
+
+def _costs(tokens: list[scoring.Token], given: str) -> list[str]:
+    width = max(len(token.piece) for token in tokens)
+    mean = sum(token.nats for token in tokens) / len(tokens)
+    return [
+        f"nats of each token, {given}",
+        *(f"  {token.piece:<{width}}  {token.nats:7.4f}" for token in tokens),
+        f"mean {mean:.4f} nats over {len(tokens)} tokens "
+        f"(perplexity {math.exp(min(mean, 700)):.1f})",
+    ]
+
+
+def _pair(objective: Objective, *asked, length: int, top: int) -> list[str]:
+    p = scoring.pair_probability(objective, *asked, length=length)
+    ordered = objective.name in ("sop", "albert")
+    return [f"{p:.1%}  {'in this order' if ordered else 'the second follows the first'}"]
+
+
+def _similarity(*asked, length: int, top: int) -> list[str]:
+    return [f"{scoring.similarity(*asked, length=length):.4f}  cosine similarity"]
