@@ -134,9 +134,9 @@ def gaps(
     found = []
     for p in probabilities:
         best = np.argsort(-p, kind="stable")[:top]
-        found.append(
-            [(tokenizer.pieces([i])[0].replace("▁", " ").strip(), float(p[i])) for i in best]
-        )
+        # What is no word, such as a newline, as the tokenizer writes it.
+        words = [piece.replace("▁", " ").strip() or repr(piece) for piece in tokenizer.pieces(best)]
+        found.append([(word, float(p[i])) for word, i in zip(words, best, strict=True)])
     return found
 
 
