@@ -9,6 +9,7 @@ from jaxpretrain.assemble import Evaluator, Pieces, assemble, identity
 from jaxpretrain.checkpoint import Checkpoints, Damaged
 from jaxpretrain.config import complete, override
 from jaxpretrain.errors import UserError
+from jaxpretrain.evaluation.minimal_pairs import Pair, accuracies, read, sentence_nats
 from jaxpretrain.evaluation.samples import continue_text, fill_gaps
 from jaxpretrain.processes import is_first, say, wait_for_all
 from jaxpretrain.storage import AnyPath, access, write
@@ -16,7 +17,13 @@ from jaxpretrain.workdir import check_identity, open_run
 
 
 def evaluate(
-    workdir: AnyPath, *, split: str = "test", which: str = "best", overrides: dict[str, str]
+    workdir: AnyPath,
+    *,
+    split: str = "test",
+    which: str = "best",
+    overrides: dict[str, str],
+    minimal_pairs: str = "",
+    limit: int = 0,
 ) -> dict:
     """Measures a run's checkpoint on a held-out split and prints what a person wants to see.
 
@@ -25,6 +32,8 @@ def evaluate(
         split: "test" or "validation".
         which: the "best" checkpoint by validation loss, or the "latest".
         overrides: dotted keys and text on top of the run's stored config.
+        minimal_pairs: a file of them, or a folder; see `evaluation.minimal_pairs`.
+        limit: pairs of each file; 0 for all.
 
     Returns:
         What ``evaluation.json`` in the workdir then holds.
@@ -38,6 +47,31 @@ def evaluate(
     pieces = assemble(complete(raw))
     check_identity(workdir, identity(pieces))
     evaluator = Evaluator(pieces, split)
+    pairs = read(minimal_pairs, limit) if minimal_pairs else []
+    step, params = restored(workdir, pieces, which)
+    found = {"split": split, "checkpoint": which, "step": step, **evaluator(params)._asdict()}
+    lines = [*describe(pieces, found), *examples(pieces, params, split)]
+    if pairs:
+        found["minimal_pairs"], more = judged(pieces, params, pairs)
+        lines += more
+    for line in lines:
+        say(line)
+    if is_first():
+        with access(f"write the workdir {workdir}"):
+            write(workdir / "evaluation.json", json.dumps(found, indent=2) + "\n")
+            drawn = (workdir / "loss.png").exists()
+        if drawn:
+            say(f"\ncurves     {workdir}/loss.png   (tensorboard --logdir {workdir}/tensorboard)")
+    wait_for_all("evaluation")
+    return found
+
+
+def restored(workdir: AnyPath, pieces: Pieces, which: str) -> tuple[int, dict]:
+    """Step and parameters of a run's "best" or "latest" checkpoint.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
     with access(f"read the workdir {workdir}"):
         saved = (workdir / "checkpoints").is_dir()
     if not saved:
@@ -51,17 +85,26 @@ def evaluate(
     except Damaged as error:
         raise UserError(f"{error}: choose another with --checkpoint") from None
     checkpoints.close()
-    found = {"split": split, "checkpoint": which, "step": step, **evaluator(params)._asdict()}
-    for line in [*describe(pieces, found), *examples(pieces, params, split)]:
-        say(line)
-    if is_first():
-        with access(f"write the workdir {workdir}"):
-            write(workdir / "evaluation.json", json.dumps(found, indent=2) + "\n")
-            drawn = (workdir / "loss.png").exists()
-        if drawn:
-            say(f"\ncurves     {workdir}/loss.png   (tensorboard --logdir {workdir}/tensorboard)")
-    wait_for_all("evaluation")
-    return found
+    return step, params
+
+
+def judged(pieces: Pieces, params: dict, pairs: list[Pair]) -> tuple[dict, list[str]]:
+    """Accuracy on minimal pairs by phenomenon, and the same as lines to read."""
+    objectives = [task.objective for task in getattr(pieces.objective, "tasks", ())]
+    objectives = objectives or [pieces.objective]
+    objective = next((one for one in objectives if one.samples), objectives[0])
+    texts = [pair.good for pair in pairs] + [pair.bad for pair in pairs]
+    nats = sentence_nats(
+        objective, params, pieces.store.tokenizer, texts, length=pieces.config.data.length
+    )
+    found = accuracies(pairs, nats[: len(pairs)], nats[len(pairs) :])
+    width = max(11, *map(len, found))
+    lines = ["", f"{'minimal pairs':<{width + 2}}   pairs  accuracy  per byte"]
+    lines += [
+        f"  {name:<{width}}  {one.pairs:6,}  {one.total:8.1%}  {one.per_byte:8.1%}"
+        for name, one in found.items()
+    ]
+    return {name: one._asdict() for name, one in found.items()}, lines
 
 
 def describe(pieces: Pieces, found: dict) -> list[str]:

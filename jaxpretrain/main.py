@@ -76,7 +76,14 @@ def run(arguments: list[str]) -> int:
         workdir = default_workdir(options)
         if options.config and not Path(options.config.partition(":")[0]).is_file():
             raise UserError(f"there is no config file {options.config}")
-        evaluate(workdir, split=options.split, which=options.checkpoint, overrides=overrides)
+        evaluate(
+            workdir,
+            split=options.split,
+            which=options.checkpoint,
+            overrides=overrides,
+            minimal_pairs=options.minimal_pairs,
+            limit=options.limit,
+        )
         return 0
 
     if options.command == "ablate":
@@ -163,6 +170,15 @@ def parser() -> argparse.ArgumentParser:
     evaluate = command("evaluate", "Measure a run on held-out documents and show examples.")
     evaluate.add_argument(
         "--split", choices=["test", "validation"], default="test", help="default: test"
+    )
+    evaluate.add_argument(
+        "--minimal-pairs",
+        default="",
+        metavar="PATH",
+        help="also tell the better of two sentences: BLiMP's .jsonl, a file or a folder of them",
+    )
+    evaluate.add_argument(
+        "--limit", type=int, default=0, metavar="N", help="pairs of each file (default: all)"
     )
     ablate = command("ablate", "Train and evaluate the cells of an ablation on equal terms.")
     ablate.add_argument(

@@ -4,15 +4,15 @@ import math
 from collections.abc import Callable
 
 from jaxpretrain.assemble import build
-from jaxpretrain.checkpoint import Checkpoints, Damaged
 from jaxpretrain.config import complete
 from jaxpretrain.data.tokenizer import Tokenizer
 from jaxpretrain.errors import UserError
+from jaxpretrain.evaluate import restored
 from jaxpretrain.evaluation import scoring
 from jaxpretrain.objectives.base import Objective
 from jaxpretrain.objectives.contrastive import Contrastive
 from jaxpretrain.objectives.nsp import NSP
-from jaxpretrain.storage import AnyPath, access
+from jaxpretrain.storage import AnyPath
 from jaxpretrain.workdir import open_run
 
 
@@ -39,22 +39,9 @@ def score(workdir: AnyPath, texts: list[str], *, which: str = "best", top: int =
     config = complete(open_run(workdir))
     tokenizer = Tokenizer.load(workdir / "tokenizer.model")
     pieces = build(config, tokenizer.vocab)
-    with access(f"read the workdir {workdir}"):
-        saved = (workdir / "checkpoints").is_dir()
-    if not saved:
-        raise UserError(f"{workdir} holds no checkpoint yet: train first")
-    checkpoints = Checkpoints(workdir / "checkpoints", pieces.placement, read_only=True)
-    step = checkpoints.best() if which == "best" else checkpoints.latest()
-    if step is None:
-        raise UserError(f"{workdir} holds no checkpoint yet: train first")
     tasks = [task.objective for task in getattr(pieces.objective, "tasks", ())]
     objective, say = chosen(tasks or [pieces.objective], texts)
-    try:
-        params = checkpoints.restore_params(step, pieces.abstract.params)
-    except Damaged as error:
-        raise UserError(f"{error}: choose another with --checkpoint") from None
-    finally:
-        checkpoints.close()
+    _, params = restored(workdir, pieces, which)
     lines = say(objective, params, tokenizer, *texts, length=config.data.length, top=top)
     for line in lines:
         print(line)
