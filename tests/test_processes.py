@@ -104,9 +104,21 @@ def four(tiny_config_file, tmp_path_factory):
     return workdir, *ended(processes, workdir)
 
 
-def test_four_processes_compute_what_one_does(four, alone, tiny_config_file):
-    workdir, statuses, outputs = four
-    assert statuses == [0] * 4, outputs
+@pytest.fixture
+def two(tiny_config_file, tmp_path):
+    """The same by two processes with four devices each, on another mesh."""
+    workdir = tmp_path / "two"
+    processes = start(
+        tiny_config_file, workdir, processes=2, devices=4,
+        mesh__data=1, mesh__fsdp=4, mesh__tensor=2, train__stop_at=4, **OPTIONS,
+    )  # fmt: skip
+    return workdir, *ended(processes, workdir)
+
+
+@pytest.mark.parametrize("several, count", [("four", 4), ("two", 2)])
+def test_several_processes_compute_what_one_does(several, count, alone, tiny_config_file, request):
+    workdir, statuses, outputs = request.getfixturevalue(several)
+    assert statuses == [0] * count, outputs
     assert "8 cpu device(s)" in outputs[0] and "done: 4 steps" in outputs[0]
     for quiet in outputs[1:]:  # what Gloo says of its own accord is not ours
         assert not [line for line in quiet.splitlines() if line and "peer ranks" not in line], quiet
