@@ -85,8 +85,13 @@ def move(folder: AnyPath, target: AnyPath) -> None:
         return
     from fsspec.core import url_to_fs
 
-    files, _ = url_to_fs(os.fspath(folder))
-    files.mv(os.fspath(folder), os.fspath(target), recursive=True)
+    files, source = url_to_fs(os.fspath(folder))
+    _, there = url_to_fs(os.fspath(target))
+    names = files.find(source)
+    for name in names:
+        files.cp_file(name, there + name.removeprefix(source))
+    for name in names:
+        files.rm_file(name)
 
 
 def write(path: AnyPath, data: str | bytes) -> None:
