@@ -4,8 +4,8 @@ For a TPU slice of 64 v5p chips. Planned, never trained:
 
     jaxpretrain plan --config=configs/llama_8b.py --topology=v5p:4x4x4
 
-says (jax 0.10.2, libtpu 0.0.42; 48 s on two CPU cores): 19 of 95 GB at the peak, 2.28 to 5.01 s for a
-step of a million tokens, an implied utilisation of 34 to 76 %.
+says (jax 0.10.2, libtpu 0.0.42; 48 s on two CPU cores): 19 of 95 GB at the peak, 2.28 to 5.01 s for
+a step of a million tokens, an implied utilisation of 34 to 76 %.
 """
 
 from ml_collections import ConfigDict
