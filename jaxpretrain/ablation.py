@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxpretrain.config import complete, flatten, override, read_file
+from jaxpretrain.config import complete, flatten, override, read_file, section_of
 from jaxpretrain.errors import UserError
 from jaxpretrain.schema import did_you_mean
 
@@ -139,7 +139,8 @@ def load(path: str, overrides: Mapping[str, str] | None = None) -> Ablation:
             raise UserError(f"{file}: two cells are called {label!r}")
         one = copy.deepcopy(base)
         for key, value in [*change.items(), *own.items(), *values]:
-            put(one, key, value)
+            section, last = section_of(one, key)
+            section[last] = value
         for key, text in (overrides or {}).items():
             override(one, key, text)
         try:
@@ -225,17 +226,6 @@ def check_alike(
                     f"cells {first} and {name} differ in {key} ({reference.get(key)!r}, "
                     f"{found.get(key)!r}), which this ablation does not study"
                 )
-
-
-def put(raw: dict[str, Any], key: str, value: Any) -> None:
-    """Sets a dotted key of a nested dict; a section is replaced."""
-    *folders, last = key.split(".")
-    node = raw
-    for folder in folders:
-        node = node.setdefault(folder, {})
-        if not isinstance(node, dict):
-            raise UserError(f"config.{key} is not a setting: {folder} has no keys below it")
-    node[last] = value
 
 
 def label_of(setting: tuple[str, Any]) -> str:

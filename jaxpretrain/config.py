@@ -159,13 +159,23 @@ def check(config: ConfigDict) -> None:
 
 def override(raw: dict[str, Any], key: str, text: str) -> None:
     """Sets a dotted key of a raw config to a value as typed on the command line."""
+    node, last = section_of(raw, key)
+    node[last] = FromCommandLine(text, in_file=node.get(last))
+
+
+def section_of(raw: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """The section of a raw config that holds a dotted key, made if need be, and the key in it.
+
+    Raises:
+        UserError: what is above it is no section.
+    """
     *folders, last = key.split(".")
     node = raw
     for folder in folders:
         node = node.setdefault(folder, {})
         if not isinstance(node, dict):
             raise UserError(f"config.{key} is not a setting: {folder} has no keys below it")
-    node[last] = FromCommandLine(text, in_file=node.get(last))
+    return node, last
 
 
 def model_config(config: ConfigDict, vocab_size: int = 0) -> TransformerConfig:

@@ -53,6 +53,10 @@ class Board:
         """Returns when all that was added is in the file."""
         self._writer.flush()
 
+    def close(self) -> None:
+        """Flushes and closes the file."""
+        self._writer.close()
+
 
 def peak_flops() -> float | None:
     """Peak 16-bit operations per second of all the devices together; None where unknown."""
@@ -118,7 +122,8 @@ class MetricsLog:
             return
         with access(f"write the workdir {self._workdir}"):
             self._file.close()
-        self.flush()
+            self.flush()
+            self._board.close()
         if self._spool:
             self._spool.cleanup()
 

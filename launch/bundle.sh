@@ -59,15 +59,6 @@ output=${output:-$name.tar.gz}
 [ -d "$(dirname "$output")" ] || usage_error "there is no folder $(dirname "$output") for --output"
 python=$(find_python) || exit
 
-do_it() {
-  if [ -n "$dry" ]; then
-    printf '%q ' "$@"
-    printf '\n'
-  else
-    "$@"
-  fi
-}
-
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 bundle=$work/$name

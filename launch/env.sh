@@ -32,6 +32,17 @@ die_with_log() { # MESSAGE
   die "$* (the whole log: $log)"
 }
 
+# Runs a command, or with --dry-run only prints it.
+dry=
+do_it() {
+  if [ -n "$dry" ]; then
+    printf '%q ' "$@"
+    printf '\n'
+  else
+    "$@"
+  fi
+}
+
 # Prints a tar of the project as another machine needs it: no environment, no history, no runs.
 pack_source() {
   tar -cf - -C "$root" --exclude=.venv --exclude=.git --exclude=runs --exclude=__pycache__ \

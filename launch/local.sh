@@ -80,11 +80,6 @@ for command in prepare train evaluate; do
   set -- "$command" "--config=$config" ${overrides[@]+"${overrides[@]}"}
   # The store that `prepare` writes belongs to no run; the config says where it is.
   if [ -n "$workdir" ] && [ "$command" != prepare ]; then set -- "$@" "--workdir=$workdir"; fi
-  if [ -n "$dry" ]; then
-    printf '%q ' "$venv/bin/jaxpretrain" "$@"
-    printf '\n'
-  else
-    say "jaxpretrain $*"
-    "$venv/bin/jaxpretrain" "$@"
-  fi
+  [ -n "$dry" ] || say "jaxpretrain $*"
+  do_it "$venv/bin/jaxpretrain" "$@"
 done

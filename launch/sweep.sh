@@ -89,15 +89,6 @@ listed=$("$program" "${ablate[@]}" --list) || exit
 while IFS= read -r cell; do cells+=("$cell"); done <<<"$listed"
 say "${#cells[@]} cells: ${cells[*]}"
 
-do_it() {
-  if [ -n "$dry" ]; then
-    printf '%q ' "$@"
-    printf '\n'
-  else
-    "$@"
-  fi
-}
-
 do_it "$program" "${ablate[@]}" --prepare
 
 if [ "$on" = slurm ]; then

@@ -212,6 +212,25 @@ def test_a_workdir_of_another_tokenizer_or_store_is_refused(tiny_config_file, st
         train(other, stopped)
 
 
+def test_tensorflow_reads_from_the_board_what_the_log_has(tiny_config_file, tmp_path):
+    from tensorflow.compat.v1.train import summary_iterator
+
+    train(tiny_run.config(tiny_config_file), tmp_path / "run")
+    [file] = (tmp_path / "run/tensorboard").glob("events*")
+    events = list(summary_iterator(str(file)))
+    assert events[0].file_version == "brain.Event:2" and events[1].step == 1
+    board = {(e.step, v.tag): v.simple_value for e in events for v in e.summary.value}
+    rows = read_metrics(tmp_path / "run")
+    logged = {
+        (row["step"], key): value
+        for row in rows
+        for key, value in row.items()
+        if key != "step" and isinstance(value, int | float)
+    }
+    assert {(1, "loss"), (8, "eval_loss")} <= logged.keys() == board.keys()
+    np.testing.assert_allclose([board[k] for k in logged], list(logged.values()), rtol=1e-6)
+
+
 def test_a_workdir_may_be_relative(tiny_config_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train(tiny_run.config(tiny_config_file, train__stop_at=4), Path("runs/x"))
