@@ -18,7 +18,7 @@ from jaxpretrain.data.store import Store
 from jaxpretrain.errors import UserError
 from jaxpretrain.lease import Held, lease
 from jaxpretrain.main import main
-from jaxpretrain.metrics import read_metrics
+from jaxpretrain.metrics import MetricsLog, read_metrics
 from jaxpretrain.storage import path_of
 from jaxpretrain.train import train
 from jaxpretrain.workdir import sole_use
@@ -201,6 +201,36 @@ def test_urls_that_cannot_be_opened(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(UserError, match=r"need gcsfs: pip install 'jaxpretrain\[gcs\]'"):
         path_of("gs://bucket/run")
+
+
+def test_what_a_checkpoint_follows_is_in_the_log_of_the_bucket(bucket, remote, monkeypatch):
+    """A run that dies after a save goes on from there: the lines before it are not written again."""
+    there, seen = path_of(f"{bucket}/run"), []
+    save = Checkpoints.save
+
+    def watched(self, state, loss=None):
+        seen.append((int(state.step), {row["step"] for row in read_metrics(there)}))
+        save(self, state, loss)
+
+    monkeypatch.setattr(Checkpoints, "save", watched)
+    train(remote(), there)
+    assert [step for step, _ in seen] == [4, 8]
+    assert all(step in steps for step, steps in seen)
+
+
+def test_a_run_that_lost_its_lease_leaves_the_log_of_the_other_alone(bucket):
+    there = path_of(f"{bucket}/run")
+    (there / "metrics.jsonl").write_text('{"step": 9}\n')
+    lost = UserError("another run has taken over")
+
+    def check():
+        raise lost
+
+    log = MetricsLog(there, 9, check)
+    log.write(10, {"loss": 1.0})
+    with pytest.raises(UserError, match="taken over"):
+        log.close()
+    assert read_metrics(there) == [{"step": 9}]
 
 
 def test_two_may_write_one_file_at_a_time(tmp_path):
