@@ -204,7 +204,7 @@ def test_urls_that_cannot_be_opened(monkeypatch):
 
 
 def test_what_a_checkpoint_follows_is_in_the_log_of_the_bucket(bucket, remote, monkeypatch):
-    """A run that dies after a save goes on from there: the lines before it are not written again."""
+    """A run that dies after a save goes on from there, and writes no line before it again."""
     there, seen = path_of(f"{bucket}/run"), []
     save = Checkpoints.save
 
