@@ -2,27 +2,30 @@
 
 import json
 import time
-from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxpretrain.ablation import Ablation, Cell, check_alike, steps_for, with_steps
-from jaxpretrain.assemble import assemble, prepare_store, store_path
-from jaxpretrain.config import complete, flatten
+from jaxpretrain.ablation import Ablation, Cell, steps_for, with_steps
+from jaxpretrain.assemble import assemble, open_store, prepare_store, store_path
+from jaxpretrain.config import complete, downstream_tasks, flatten
 from jaxpretrain.data import store_copy
 from jaxpretrain.errors import UserError
 from jaxpretrain.evaluate import evaluate
+from jaxpretrain.evaluation import downstream
+from jaxpretrain.gather import RESULT, gather, is_done
 from jaxpretrain.preemption import preemptible
 from jaxpretrain.processes import is_first, of_first, say, wait_for_all
+from jaxpretrain.report.findings import findings
+from jaxpretrain.report.results import Results
+from jaxpretrain.report.write import write_report
 from jaxpretrain.storage import AnyPath, access, write
 from jaxpretrain.train import train
-from jaxpretrain.workdir import check_same_config, is_free, read_json
+from jaxpretrain.workdir import check_same_config, read_json
 
 CALIBRATION_STEPS = 30
-RESULT = "result.json"  # of a cell that is done
 
 
-def ablate(ablation: Ablation, workdir: AnyPath, *, only: str = "") -> dict[str, Any]:
+def ablate(ablation: Ablation, workdir: AnyPath, *, only: str = "") -> Results:
     """Trains and evaluates the cells that are not done yet, and shows what came out.
 
     Each cell is a run in ``cells/NAME`` of the workdir. Cells on the same text with the same
@@ -44,9 +47,10 @@ def ablate(ablation: Ablation, workdir: AnyPath, *, only: str = "") -> dict[str,
         return run(ablation, workdir, cells)
 
 
-def run(ablation: Ablation, workdir: AnyPath, cells: list[Cell]) -> dict[str, Any]:
+def run(ablation: Ablation, workdir: AnyPath, cells: list[Cell]) -> Results:
     """The running itself; see `ablate`."""
     claim(ablation, workdir)
+    check_tasks(cells)
     prepare_stores(cells)
     begun, trained = time.monotonic(), 0
     for number, cell in enumerate(cells):
@@ -67,10 +71,11 @@ def run(ablation: Ablation, workdir: AnyPath, cells: list[Cell]) -> dict[str, An
             config = with_budget(ablation, cell, folder)
             train(config, folder)
             wait_for_all("trained")
-            tested = evaluate(folder, overrides={})
+            others = [one.config.objective.name for one in ablation.cells]
+            tested = evaluate(folder, tasks=["all"], others=others, for_report=True)
             if is_first():
                 with access(f"write {folder}"):
-                    write(folder / RESULT, json.dumps(tested, indent=2) + "\n")
+                    write(folder / RESULT, json.dumps(tested) + "\n")
             wait_for_all("evaluated")
         except UserError as error:
             raise UserError(f"cell {cell.name}: {error}") from None
@@ -79,13 +84,21 @@ def run(ablation: Ablation, workdir: AnyPath, cells: list[Cell]) -> dict[str, An
     if is_first():
         for line in table(ablation, found):
             print(line)
+        for one in findings(found):
+            print(f"\n{one.title}\n  {one.evidence}\n  {one.advice}")
+        print(f"\nreport     {workdir}/report.html")
     return found
 
 
-def is_done(folder: AnyPath) -> bool:
-    """Whether a cell has been trained and measured; a look at it in between does not count."""
-    with access(f"read {folder}"):
-        return (folder / RESULT).exists()
+def check_tasks(cells: list[Cell]) -> None:
+    """Reads the downstream tasks of the cells once, so that what is wrong with them is said now.
+
+    Raises:
+        UserError: what is wrong with a task.
+    """
+    tasks = [item for cell in cells for item in downstream_tasks(cell.config).items()]
+    for name, task in dict.fromkeys(tasks):
+        downstream.load(name, task)
 
 
 def prepare_stores(cells: list[Cell]) -> None:
@@ -152,50 +165,45 @@ def with_budget(ablation: Ablation, cell: Cell, folder: AnyPath) -> ConfigDict:
     return with_steps(cell.config, steps_for(cell.config, ablation.budget, seconds=seconds))
 
 
-def results(ablation: Ablation, workdir: AnyPath) -> dict[str, Any]:
-    """The numbers of the cells that are done, from their folders; writes ``results.json``.
+def results(ablation: Ablation, workdir: AnyPath) -> Results:
+    """The numbers of the cells that are done; writes ``results.json`` and the report.
 
     Raises:
         UserError: the stored configs differ in what is not studied.
     """
-    found, configs = {}, {}
-    for cell in ablation.cells:
-        folder = workdir / "cells" / cell.name
-        if is_done(folder):
-            summary = read_json(folder / "summary.json")
-            configs[cell.name] = read_json(folder / "config.json")
-            found[cell.name] = {
-                key: summary[key]
-                for key in ("parameters", "steps", "tokens", "flops", "train_seconds", "eval")
-            } | {"test": read_json(folder / RESULT)}
-    if configs:
-        held = {
-            name: {key: value for key, value in flatten(config).items() if not is_free(key)}
-            for name, config in configs.items()
-        }
-        check_alike(ablation.studied, ablation.budget, held)
-    done = {"name": ablation.name, "budget": dict([ablation.budget]), "cells": found}
+    stores = {cell.name: open_store(cell.config) for cell in ablation.cells}
+    done = gather(ablation, workdir, stores)
     if is_first():
         with access(f"write the workdir {workdir}"):
             write(workdir / "results.json", json.dumps(done, indent=2) + "\n")
+            write_report(workdir, done, findings(done))
     return done
 
 
-def table(ablation: Ablation, found: dict[str, Any]) -> list[str]:
+def table(ablation: Ablation, found: Results) -> list[str]:
     """The results as lines to read."""
     unit, amount = ablation.budget
-    cells = found["cells"]
-    missing = [cell.name for cell in ablation.cells if cell.name not in cells]
-    lines = ["", f"{ablation.name}: {amount:,.0f} {unit} each, on the test documents"]
-    width = max(len(cell.name) for cell in ablation.cells)
-    lines.append(f"  {'cell':<{width}}  {'loss':>8}  {'bits/byte':>9}  {'tokens':>12}  {'s':>7}")
-    for name, cell in cells.items():
-        test = cell["test"]
-        bits = test["bits_per_byte"]
-        lines.append(
-            f"  {name:<{width}}  {test['loss']:8.4f}  {'' if bits is None else f'{bits:.4f}':>9}  "
-            f"{cell['tokens']:12,}  {cell['train_seconds']:7.0f}"
-        )
-    if missing:
-        lines.append(f"  not done yet: {', '.join(missing)}")
+    lines = ["", f"{found['name']}: {amount:,.0f} {unit} each, on the test documents"]
+    width = max([5, *(len(row["group"]) for row in found["rows"])])
+    columns = found["columns"]
+    heads = [f"{one['label']}" for one in columns]
+    wide = [max(len(head), 26) for head in heads]
+    lines.append("  ".join([" " * (width + 2), *map(str.ljust, heads, wide)]).rstrip())
+    for row in found["rows"]:
+        shown = []
+        for column, space in zip(columns, wide, strict=True):
+            value = row["values"].get(column["key"])
+            text = ""
+            if value is not None:
+                text = f"{value['mean']:.4f} ({value['low']:.4f}-{value['high']:.4f})"
+                text += " *" if column["best"] == row["group"] else ""
+            shown.append(text.ljust(space))
+        lines.append("  ".join([f"  {row['group']:<{width}}", *shown]).rstrip())
+    if any(column["best"] for column in columns):
+        lines.append("  * better than each of the others, beyond its 95 % interval")
+    lines += [
+        f"  {one['label']} is not comparable: {one['note']}" for one in columns if one["note"]
+    ]
+    if found["missing"]:
+        lines.append(f"  not done yet: {', '.join(found['missing'])}")
     return lines

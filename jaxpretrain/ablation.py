@@ -15,6 +15,7 @@ A file of an ablation has ``get_ablation()``, which returns a dict::
 of a section is the key, the whole section is replaced.
 """
 
+import ast
 import copy
 import itertools
 import math
@@ -50,12 +51,14 @@ class Ablation(NamedTuple):
 
     Attributes:
         name: of the file, with its argument.
+        about: the file's docstring.
         cells: in order.
         studied: dotted keys and sections in which the cells may differ.
         budget: one of ``tokens``, ``flops`` and ``seconds`` (of training), and how much of it.
     """
 
     name: str
+    about: str
     cells: list[Cell]
     studied: tuple[str, ...]
     budget: tuple[str, float]
@@ -155,6 +158,7 @@ def load(path: str, overrides: Mapping[str, str] | None = None) -> Ablation:
     check_alike(sorted(studied), budget, {name: made[name].to_dict() for name in made})
     return Ablation(
         Path(file).stem + (f"-{argument}" if argument else ""),
+        ast.get_docstring(ast.parse(Path(file).read_text())) or "",
         [Cell(name, config) for name, config in made.items()],
         tuple(sorted(studied)),
         budget,

@@ -23,6 +23,7 @@ from jaxpretrain.data.rows import DocumentRows, PackedRows
 from jaxpretrain.data.store import Store
 from jaxpretrain.data.vocab import Vocab
 from jaxpretrain.errors import UserError
+from jaxpretrain.evaluation.downstream import Model
 from jaxpretrain.evaluation.heldout import HeldOut, held_out
 from jaxpretrain.models.transformer import Backbone
 from jaxpretrain.objectives import Objective
@@ -104,6 +105,12 @@ def assemble(config: ConfigDict, *, verify: bool = False) -> Pieces:
     Raises:
         UserError: no store yet, a damaged one, or values that do not fit this machine.
     """
+    store = open_store(config, verify=verify)
+    return build(config, store.tokenizer.vocab, store=store)
+
+
+def open_store(config: ConfigDict, *, verify: bool = False) -> Store:
+    """The config's token store; see `assemble`."""
     path = store_path(config)
     if not store_copy.exists(path):
         raise UserError(
@@ -113,7 +120,7 @@ def assemble(config: ConfigDict, *, verify: bool = False) -> Pieces:
     store_copy.fetch(path, folder)
     store = Store.open(folder, verify=verify)
     check_store(config, store)
-    return build(config, store.tokenizer.vocab, store=store)
+    return store
 
 
 def build(
@@ -222,14 +229,15 @@ def stored_batches(
     )
 
 
-def held_out_rows(pieces: Pieces, split: str) -> PackedRows | DocumentRows:
-    """The rows of a held-out split.
+def held_out_rows(pieces: Pieces, split: str, source: str = "") -> PackedRows | DocumentRows:
+    """The rows of a split, or of one source in it.
 
     Raises:
         UserError: it has none.
     """
     view = row_view(pieces.config, pieces.objective)
-    rows = view(pieces.store.sets(split), pieces.config.data.length)
+    sets = [one for one in pieces.store.sets(split) if source in ("", one.name)]
+    rows = view(sets, pieces.config.data.length)
     if not rows.rows_total:
         raise UserError(
             f"the {split} split of {pieces.store.path} has no documents: raise "
@@ -239,10 +247,12 @@ def held_out_rows(pieces: Pieces, split: str) -> PackedRows | DocumentRows:
     return rows
 
 
-def held_out_batches(pieces: Pieces, split: str, limit: int = 0) -> Iterator[Batch]:
-    """All rows of a held-out split (or so many batches of them), on the devices."""
+def held_out_batches(
+    pieces: Pieces, split: str, limit: int = 0, source: str = ""
+) -> Iterator[Batch]:
+    """All rows of a split (or so many batches of them), on the devices."""
     config, objective = pieces.config, pieces.objective
-    rows = held_out_rows(pieces, split)
+    rows = held_out_rows(pieces, split, source)
     batches = eval_batches(
         rows,
         batch_size=config.data.batch_size,
@@ -289,21 +299,37 @@ def identity(pieces: Pieces) -> dict[str, str]:
     }
 
 
+def model_of(pieces: Pieces, params: dict) -> Model:
+    """What downstream tasks measure."""
+    tokenizer, length = pieces.store.tokenizer, pieces.config.data.length
+    return Model(pieces.objective, params, tokenizer, length, pieces.placement.whole)
+
+
 class Evaluator:
     """The held-out loss of the config's objective on one split of its store.
+
+    Args:
+        pieces: of the run.
+        split: "validation" or "test"; or "train", to see the gap.
+        source: one of the sources of a mixture; "" for all.
 
     Raises:
         UserError: the split is empty.
     """
 
-    def __init__(self, pieces: Pieces, split: str):
-        held_out_rows(pieces, split)
+    def __init__(self, pieces: Pieces, split: str, source: str = ""):
+        held_out_rows(pieces, split, source)
         self._step = jit_eval_step(pieces.objective, pieces.abstract.params, pieces.placement)
         self._counts = training_counts(pieces)
-        self._pieces, self._split = pieces, split
+        self._pieces, self._split, self._source = pieces, split, source
 
     def __call__(
-        self, params: dict, limit: int = 0, *, give_up: Callable[[], bool] = lambda: False
+        self,
+        params: dict,
+        limit: int = 0,
+        *,
+        by_batch: list | None = None,
+        give_up: Callable[[], bool] = lambda: False,
     ) -> HeldOut | None:
         """Evaluates parameters on all rows, or on so many batches of rows spread over them.
 
@@ -312,9 +338,10 @@ class Evaluator:
         Args:
             params: the parameters.
             limit: batches; 0 for all.
+            by_batch: see `heldout.held_out`.
             give_up: asked before each batch; if it says so, there is no result.
         """
-        batches = held_out_batches(self._pieces, self._split, limit)
+        batches = held_out_batches(self._pieces, self._split, limit, self._source)
         batches = itertools.takewhile(lambda _: not give_up(), batches)
         first = list(itertools.islice(batches, 1))
         if not first:
@@ -325,5 +352,6 @@ class Evaluator:
             itertools.chain(first, batches),
             self._pieces.objective,
             self._counts,
+            by_batch,
         )
         return None if give_up() else found

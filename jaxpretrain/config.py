@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from jaxpretrain.data.prepare_request import tokenizer_request
 from jaxpretrain.data.sources import SOURCES
+from jaxpretrain.data.tasks import TASKS, TaskSource
 from jaxpretrain.errors import UserError
 from jaxpretrain.models.config import TransformerConfig
 from jaxpretrain.models.presets import PRESETS
@@ -23,6 +24,7 @@ from jaxpretrain.objectives.mixture import settings_of_task
 from jaxpretrain.optim import Optimizer, make_optimizer
 from jaxpretrain.schema import (
     FromCommandLine,
+    Named,
     Parts,
     Selected,
     Setting,
@@ -36,6 +38,7 @@ from jaxpretrain.schema import (
 from jaxpretrain.settings import (
     CheckpointSettings,
     DataSettings,
+    DownstreamSettings,
     EvaluateSettings,
     GuardSettings,
     StoreSettings,
@@ -71,7 +74,13 @@ OBJECTIVE = Selected(
     Parts("tasks", "objective", TASK, settings_of(Mixture)),
 )
 
-SECTIONS: dict[str, dict[str, Setting] | Selected] = {
+TASKS_BY_NAME = Named(
+    "a task",
+    Selected("name", "embedded", TASKS, lambda name: settings_of(TASKS[name])),
+    {"packages": {"name": "embedded"}},
+)
+
+SECTIONS: dict[str, dict[str, Setting] | Selected | Named] = {
     "source": SOURCE,
     "store": settings_of(StoreSettings),
     "tokenizer": settings_of(tokenizer_request),
@@ -85,6 +94,8 @@ SECTIONS: dict[str, dict[str, Setting] | Selected] = {
     "checkpoint": settings_of(CheckpointSettings),
     "evaluate": settings_of(EvaluateSettings),
     "guard": settings_of(GuardSettings),
+    "downstream": settings_of(DownstreamSettings),
+    "tasks": TASKS_BY_NAME,
 }
 
 
@@ -116,7 +127,7 @@ def complete(raw: Mapping[str, Any] | ConfigDict) -> ConfigDict:
         raise UnknownKey(min(unknown), [*SECTIONS, "seed"])
     done: dict[str, Any] = {"seed": checked("seed", Setting(int, 0), raw.get("seed", 0))}
     for name, section in SECTIONS.items():
-        given = raw.get(name, {})
+        given = raw.get(name, getattr(section, "default", {}) if name == "tasks" else {})
         if not isinstance(given, Mapping):
             raise UserError(
                 f"config.{name} is {text_of(given)!r}: it is a section, set the keys below it"
@@ -145,6 +156,8 @@ def check(config: ConfigDict) -> None:
     CheckpointSettings(**config.checkpoint)
     EvaluateSettings(**config.evaluate)
     GuardSettings(**config.guard)
+    DownstreamSettings(**config.downstream)
+    downstream_tasks(config)
     model = model_config(config)
     if model.positions == "learned" and data.length > model.max_length:
         raise UserError(
@@ -220,6 +233,22 @@ def sources(config: ConfigDict) -> tuple[dict[str, Any], dict[str, float] | None
     return {name: one(part) for name, part in parts.items()}, {
         name: part["weight"] for name, part in parts.items()
     }
+
+
+def downstream_tasks(config: ConfigDict) -> dict[str, TaskSource]:
+    """The section of downstream tasks as tasks by name.
+
+    Raises:
+        UserError: values that do not go together, with the name of the task.
+    """
+    found = {}
+    for name, section in config.tasks.items():
+        values = {key: value for key, value in section.items() if key != "name"}
+        try:
+            found[name] = TASKS[section["name"]](**values)
+        except UserError as error:
+            raise UserError(f"config.tasks.{name}: {error}") from None
+    return found
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

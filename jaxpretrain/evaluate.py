@@ -2,16 +2,25 @@
 
 import json
 import math
+from collections.abc import Sequence
 
 import numpy as np
+from ml_collections import ConfigDict
 
-from jaxpretrain.assemble import Evaluator, Pieces, assemble, identity
+from jaxpretrain.assemble import Evaluator, Pieces, assemble, identity, model_of
 from jaxpretrain.checkpoint import Checkpoints, Damaged
-from jaxpretrain.config import complete, override
+from jaxpretrain.config import complete, downstream_tasks, override
 from jaxpretrain.errors import UserError
-from jaxpretrain.evaluation.minimal_pairs import Pair, accuracies, read, sentence_nats
+from jaxpretrain.evaluation import downstream
+from jaxpretrain.evaluation.heldout import loss_replicates
+from jaxpretrain.evaluation.measures import interval
 from jaxpretrain.evaluation.samples import continue_text, fill_gaps
+from jaxpretrain.metrics import finite
+from jaxpretrain.objectives import OBJECTIVES
 from jaxpretrain.processes import is_first, say, wait_for_all
+from jaxpretrain.report.results import Sample
+from jaxpretrain.schema import did_you_mean
+from jaxpretrain.settings import DownstreamSettings
 from jaxpretrain.storage import AnyPath, access, write
 from jaxpretrain.workdir import check_identity, open_run
 
@@ -21,9 +30,10 @@ def evaluate(
     *,
     split: str = "test",
     which: str = "best",
-    overrides: dict[str, str],
-    minimal_pairs: str = "",
-    limit: int = 0,
+    overrides: dict[str, str] | None = None,
+    tasks: Sequence[str] = (),
+    others: Sequence[str] = (),
+    for_report: bool = False,
 ) -> dict:
     """Measures a run's checkpoint on a held-out split and prints what a person wants to see.
 
@@ -32,38 +42,65 @@ def evaluate(
         split: "test" or "validation".
         which: the "best" checkpoint by validation loss, or the "latest".
         overrides: dotted keys and text on top of the run's stored config.
-        minimal_pairs: a file of them, or a folder; see `evaluation.minimal_pairs`.
-        limit: pairs of each file; 0 for all.
+        tasks: names of downstream tasks of the config, or "all".
+        others: objectives under which the held-out loss is measured besides, with their defaults.
+        for_report: measure on training documents and on each source too, and leave out those of
+            the `others` that the backbone cannot compute.
 
     Returns:
-        What ``evaluation.json`` in the workdir then holds.
+        What ``evaluation.json`` in the workdir then holds: a split, a checkpoint, what `HeldOut`
+        has, and ``loss_interval``, ``others``, ``tasks`` and ``samples`` as in
+        `report.results.CellResult`; and ``replicates``, what the bootstrap gave by column.
 
     Raises:
         UserError: the folder holds no run, or no checkpoint yet.
     """
     raw = open_run(workdir)
-    for key, text in overrides.items():
+    for key, text in (overrides or {}).items():
         override(raw, key, text)
     pieces = assemble(complete(raw))
     check_identity(workdir, identity(pieces))
     evaluator = Evaluator(pieces, split)
-    pairs = read(minimal_pairs, limit) if minimal_pairs else []
+    chosen = chosen_tasks(pieces.config, tasks)
+    read = {name: downstream.load(name, task) for name, task in chosen.items()}
     step, params = restored(workdir, pieces, which)
-    found = {"split": split, "checkpoint": which, "step": step, **evaluator(params)._asdict()}
-    lines = [*describe(pieces, found), *examples(pieces, params, split)]
-    if pairs:
-        found["minimal_pairs"], more = judged(pieces, params, pairs)
-        lines += more
-    for line in lines:
+    by_batch: list = []
+    held = evaluator(params, by_batch=by_batch)
+    replicates = {"loss": loss_replicates(pieces.objective, by_batch)}
+    found = {"split": split, "checkpoint": which, "step": step, **held._asdict()}
+    found["loss_interval"] = interval(replicates["loss"])
+    found["others"] = under_others(pieces, params, split, others, skip=for_report)
+    if for_report:
+        found["train"] = Evaluator(pieces, "train")(params, limit=len(by_batch))._asdict()
+        found["by_source"] = by_source(pieces, params, split)
+    for line in describe(pieces, found):
         say(line)
+    found["samples"] = examples(pieces, params, split)
+    for line in shown_examples(found["samples"]):
+        say(line)
+    found["tasks"] = {}
+    model = model_of(pieces, params)
+    settings = DownstreamSettings(**pieces.config.downstream)
+    for number, (name, task) in enumerate(chosen.items()):
+        measured = downstream.measure(task, read[name], model, settings)
+        if number == 0:
+            say("\ndownstream tasks, on their test rows (95 % interval; chance)")
+        if not measured:
+            say(f"  {name}: {pieces.objective.name} gives no likelihood of a sentence")
+        for method, (result, drawn) in measured.items():
+            found["tasks"][f"{name}/{method}"] = result
+            replicates[f"{name}/{method}"] = drawn
+            for line in task_lines(f"{name}/{method}", result):
+                say(line)
     if is_first():
         with access(f"write the workdir {workdir}"):
-            write(workdir / "evaluation.json", json.dumps(found, indent=2) + "\n")
+            write(workdir / "evaluation.json", json.dumps(finite(found), indent=2) + "\n")
             drawn = (workdir / "loss.png").exists()
         if drawn:
             say(f"\ncurves     {workdir}/loss.png   (tensorboard --logdir {workdir}/tensorboard)")
     wait_for_all("evaluation")
-    return found
+    rounded = {name: [round(x, 6) for x in drawn.tolist()] for name, drawn in replicates.items()}
+    return found | {"replicates": rounded}
 
 
 def restored(workdir: AnyPath, pieces: Pieces, which: str) -> tuple[int, dict]:
@@ -88,23 +125,83 @@ def restored(workdir: AnyPath, pieces: Pieces, which: str) -> tuple[int, dict]:
     return step, params
 
 
-def judged(pieces: Pieces, params: dict, pairs: list[Pair]) -> tuple[dict, list[str]]:
-    """Accuracy on minimal pairs by phenomenon, and the same as lines to read."""
-    objectives = [task.objective for task in getattr(pieces.objective, "tasks", ())]
-    objectives = objectives or [pieces.objective]
-    objective = next((one for one in objectives if one.samples), objectives[0])
-    texts = [pair.good for pair in pairs] + [pair.bad for pair in pairs]
-    nats = sentence_nats(
-        objective, params, pieces.store.tokenizer, texts, length=pieces.config.data.length
-    )
-    found = accuracies(pairs, nats[: len(pairs)], nats[len(pairs) :])
-    width = max(11, *map(len, found))
-    lines = ["", f"{'minimal pairs':<{width + 2}}   pairs  accuracy  per byte"]
-    lines += [
-        f"  {name:<{width}}  {one.pairs:6,}  {one.total:8.1%}  {one.per_byte:8.1%}"
-        for name, one in found.items()
+def chosen_tasks(config: ConfigDict, names: Sequence[str]) -> dict:
+    """Tasks of the config by name.
+
+    Raises:
+        UserError: it has none of that name.
+    """
+    known = downstream_tasks(config)
+    if "all" in names:
+        return known
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"the config has no task {name!r}{did_you_mean(name, known)}; it has "
+                f"{', '.join(known) or 'none'}: add --config.tasks.{name}.name=… and its keys"
+            )
+    return {name: known[name] for name in names}
+
+
+def under_others(
+    pieces: Pieces, params: dict, split: str, names: Sequence[str], *, skip: bool
+) -> dict[str, dict]:
+    """Held-out numbers of the same parameters under other objectives, with their defaults.
+
+    Args:
+        pieces: of the run.
+        params: of its checkpoint.
+        split: "test" or "validation".
+        names: of objectives; "all" stands for those that the backbone can compute.
+        skip: leave out what cannot be computed.
+
+    Raises:
+        UserError: an objective that is named cannot be computed.
+    """
+    found = {}
+    for name in OBJECTIVES if "all" in names else dict.fromkeys(names):
+        raw = pieces.config.to_dict() | {"objective": {"name": name}}
+        raw["data"]["view"] = "auto"
+        try:
+            other = assemble(complete(raw))
+            missing = other.abstract.params.keys() - params.keys()
+            if missing:
+                raise UserError(f"{name} needs {', '.join(sorted(missing))} beside the backbone")
+        except UserError as error:
+            if skip or "all" in names:
+                continue
+            raise UserError(
+                f"the loss under {name} cannot be measured on this run: {error}"
+            ) from None
+        part = {key: params[key] for key in other.abstract.params}
+        if name != pieces.objective.name:
+            found[name] = Evaluator(other, split)(part)._asdict()
+    return found
+
+
+def by_source(pieces: Pieces, params: dict, split: str) -> dict[str, float]:
+    """The loss on each source's documents, where there are several sources."""
+    names = [one.name for one in pieces.store.sets(split) if one.documents]
+    if len(names) < 2:
+        return {}
+    return {name: Evaluator(pieces, split, name)(params).loss for name in names}
+
+
+def task_lines(name: str, result: dict) -> list[str]:
+    """A downstream result as lines to read."""
+    chance = "" if result["chance"] is None else f"; chance {result['chance']:.3f}"
+    more = "".join(f", {key} {value:.3f}" for key, value in result["more"].items())
+    lines = [
+        f"  {name:<24} {result['metric']} {result['mean']:.3f} "
+        f"({result['low']:.3f} to {result['high']:.3f}{chance}){more}"
     ]
-    return {name: one._asdict() for name, one in found.items()}, lines
+    if result["shuffled"] and not result["shuffled"]["at_chance"]:
+        lines.append(
+            f"    warning: with shuffled labels the probe has {result['shuffled']['mean']:.3f}, "
+            f"and chance is {result['shuffled']['chance']:.3f}: something leaks"
+        )
+    lines += [f"    {group:<40} {value:.3f}" for group, value in result["groups"].items()]
+    return lines
 
 
 def describe(pieces: Pieces, found: dict) -> list[str]:
@@ -140,26 +237,44 @@ def describe(pieces: Pieces, found: dict) -> list[str]:
             f"  bits per byte   {per_byte[1]:.4f} of the hidden text, given the visible text "
             "(not a likelihood of the whole)"
         )
+    lines += [f"  under {name:<9} {one['loss']:.4f} nats" for name, one in found["others"].items()]
     return lines
 
 
-def examples(pieces: Pieces, params: dict, split: str, count: int = 5) -> list[str]:
-    """A few predictions on held-out sentences as lines to read."""
+def examples(pieces: Pieces, params: dict, split: str, count: int = 5) -> list[Sample]:
+    """A few predictions on held-out sentences."""
     tokenizer = pieces.store.tokenizer
-    parts = [pieces.objective, *(task.objective for task in getattr(pieces.objective, "tasks", ()))]
-    objective = next((part for part in parts if part.samples), None)
+    objectives = [pieces.objective, *pieces.objective.parts()]
+    objective = next((one for one in objectives if one.samples), None)
     if objective is None:
         return []
     tokens = np.concatenate(
         [s.read(0, min(s.tokens_total, 50_000)) for s in pieces.store.sets(split)]
     )
     shared = {"count": count, "length": pieces.config.data.length, "seed": pieces.config.seed}
-    lines = []
     if objective.samples == "gaps":
-        for gap in fill_gaps(objective, params, tokenizer, tokens, **shared):
-            guesses = ", ".join(f"{word!r} {p:.0%}" for word, p in gap.candidates)
-            lines += ["", f"  {gap.text}", f"    {guesses}   (was {gap.truth!r})"]
-        return ["\nhidden words filled in:"] + lines if lines else []
-    for given, added in continue_text(objective, params, tokenizer, tokens, **shared):
-        lines += ["", f"  {given.strip()!r} →", f"    {added!r}"]
-    return ["\nsentences continued:"] + lines if lines else []
+        return [
+            Sample(
+                given=gap.text,
+                made=", ".join(f"{word!r} {p:.0%}" for word, p in gap.candidates),
+                truth=gap.truth,
+            )
+            for gap in fill_gaps(objective, params, tokenizer, tokens, **shared)
+        ]
+    return [
+        Sample(given=given.strip(), made=added, truth="")
+        for given, added in continue_text(objective, params, tokenizer, tokens, **shared)
+    ]
+
+
+def shown_examples(samples: list[Sample]) -> list[str]:
+    """Predictions as lines to read."""
+    if not samples:
+        return []
+    if not samples[0]["truth"]:
+        lines = [["", f"  {one['given']!r} →", f"    {one['made']!r}"] for one in samples]
+        return ["\nsentences continued:", *sum(lines, [])]
+    lines = [
+        ["", f"  {one['given']}", f"    {one['made']}   (was {one['truth']!r})"] for one in samples
+    ]
+    return ["\nhidden words filled in:", *sum(lines, [])]

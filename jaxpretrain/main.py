@@ -81,8 +81,8 @@ def run(arguments: list[str]) -> int:
             split=options.split,
             which=options.checkpoint,
             overrides=overrides,
-            minimal_pairs=options.minimal_pairs,
-            limit=options.limit,
+            tasks=[name for name in options.tasks.split(",") if name],
+            others=[name for name in options.under.split(",") if name],
         )
         return 0
 
@@ -172,13 +172,18 @@ def parser() -> argparse.ArgumentParser:
         "--split", choices=["test", "validation"], default="test", help="default: test"
     )
     evaluate.add_argument(
-        "--minimal-pairs",
+        "--tasks",
+        nargs="?",
+        const="all",
         default="",
-        metavar="PATH",
-        help="also tell the better of two sentences: BLiMP's .jsonl, a file or a folder of them",
+        metavar="NAMES",
+        help="also learn downstream tasks of the config (default of NAMES: all of them)",
     )
     evaluate.add_argument(
-        "--limit", type=int, default=0, metavar="N", help="pairs of each file (default: all)"
+        "--under",
+        default="",
+        metavar="OBJECTIVES",
+        help="also the held-out loss under other objectives, such as clm,mlm, or all",
     )
     ablate = command("ablate", "Train and evaluate the cells of an ablation on equal terms.")
     ablate.add_argument(

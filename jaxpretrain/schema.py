@@ -64,6 +64,20 @@ class Selected(NamedTuple):
     parts: Parts | None = None
 
 
+class Named(NamedTuple):
+    """A section of sections, each with a name of the user's own.
+
+    Attributes:
+        what: they are, in words.
+        section: of each.
+        default: what there is when none is set.
+    """
+
+    what: str
+    section: Selected
+    default: dict[str, Any]
+
+
 def settings_of(component: Callable, *, without: tuple[str, ...] = ()) -> dict[str, Setting]:
     """The keyword arguments of a function or dataclass, as settings."""
     hidden = set(without)
@@ -92,6 +106,8 @@ def complete_section(name: str, section: Any, given: Mapping[str, Any]) -> dict[
         section: settings by key, or a Selected.
         given: keys and values.
     """
+    if isinstance(section, Named):
+        return _complete_named(name, section, given)
     if isinstance(section, Selected):
         if section.parts and text_of(given.get(section.key)) == "mixture":
             return _complete_mixture(name, section, given)
@@ -133,6 +149,24 @@ def _complete_selected(name: str, section: Selected, given: Mapping[str, Any]) -
                 f"set config.{name}.{section.key} too"
             )
     return {section.key: picked} | complete_section(name, settings, rest)
+
+
+def _complete_named(name: str, section: Named, given: Mapping[str, Any]) -> dict[str, Any]:
+    done = {}
+    for own, values in given.items():
+        where = f"{name}.{own}"
+        if not isinstance(values, Mapping):
+            raise UserError(f"config.{where} is {text_of(values)!r}: it is a section")
+        if section.section.key not in values:
+            near = did_you_mean(own, [other for other in given if other != own])
+            raise UserError(
+                f"config.{where}.{section.section.key} is not set: it must be one of "
+                f"{', '.join(section.section.choices)}{near}"
+            )
+        if not own or "/" in own or "." in own:
+            raise UserError(f"config.{where}: the name of {section.what} has no '/' and no '.'")
+        done[own] = _complete_selected(where, section.section, values)
+    return done
 
 
 def _complete_mixture(name: str, section: Selected, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,6 +232,11 @@ def checked(key: str, setting: Setting, value: Any) -> Any:
         return value
     if origin in (types.UnionType, typing.Union):
         raise TypeError(f"{key}: settings have one type, not {kind}")
+    if origin is list:
+        item = Setting(typing.get_args(kind)[0], None)
+        if not isinstance(value, list | tuple):
+            raise UserError(f"config.{key} is {value!r}: it must be a list")
+        return [checked(f"{key}[{number}]", item, one) for number, one in enumerate(value)]
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
@@ -219,6 +258,8 @@ def _read(key: str, kind: Any, text: str) -> Any:
     if typing.get_origin(kind) is Literal or kind is str:
         return text
     try:
+        if typing.get_origin(kind) is list:
+            return [_read(key, typing.get_args(kind)[0], one) for one in text.split(",")]
         if kind is bool:
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
         if kind is int:

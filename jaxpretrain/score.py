@@ -39,8 +39,7 @@ def score(workdir: AnyPath, texts: list[str], *, which: str = "best", top: int =
     config = complete(open_run(workdir))
     tokenizer = Tokenizer.load(workdir / "tokenizer.model")
     pieces = build(config, tokenizer.vocab)
-    tasks = [task.objective for task in getattr(pieces.objective, "tasks", ())]
-    objective, say = chosen(tasks or [pieces.objective], texts)
+    objective, say = chosen(pieces.objective.parts(), texts)
     _, params = restored(workdir, pieces, which)
     lines = say(objective, params, tokenizer, *texts, length=config.data.length, top=top)
     for line in lines:

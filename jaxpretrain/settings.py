@@ -1,6 +1,6 @@
 """The settings of a run that belong to no other component, with their defaults and limits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from jaxpretrain.errors import UserError
@@ -137,6 +137,37 @@ class EvaluateSettings:
 
     def __post_init__(self):
         _at_least("evaluate", self, every=0, batches=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownstreamSettings:
+    """How downstream tasks are learned, the same for every objective.
+
+    Attributes:
+        every: steps between two measurements while training, by probes alone, with one seed; 0
+            means only when `evaluate` or `ablate` does it.
+        seeds: of drawing the training rows, of heads and of fine-tuning, from 0.
+        learning_rates: the grid of a fine-tune, tried with the first seed; the one that is best on
+            the dev rows is taken. A head alone has ten times these.
+        epochs: passes over the training rows.
+        batch_size: rows of an update.
+        pooling: the vector of a text: the "mean" over its tokens, or that of the first ("cls") or
+            of the last one.
+    """
+
+    every: int = 0
+    seeds: int = 3
+    learning_rates: list[float] = field(default_factory=lambda: [5e-5, 2e-4, 8e-4])
+    epochs: int = 3
+    batch_size: int = 32
+    pooling: Literal["mean", "cls", "last"] = "mean"
+
+    def __post_init__(self):
+        _at_least("downstream", self, every=0, seeds=1, epochs=1, batch_size=1)
+        if not self.learning_rates or min(self.learning_rates) <= 0:
+            raise UserError(
+                f"downstream.learning_rates is {self.learning_rates}: give some, all above 0"
+            )
 
 
 def _at_least(section: str, settings: Any, **lowest: int) -> None:

@@ -17,18 +17,22 @@ from jaxpretrain.assemble import (
     abstract_batch,
     assemble,
     identity,
+    model_of,
     read_batch,
     training_batches,
 )
 from jaxpretrain.balance import Watch, jit_measure
 from jaxpretrain.checkpoint import Checkpoints
+from jaxpretrain.config import downstream_tasks
 from jaxpretrain.errors import UserError
+from jaxpretrain.evaluation import downstream
 from jaxpretrain.evaluation.heldout import HeldOut
 from jaxpretrain.guard import Guard
 from jaxpretrain.metrics import Clock, Progress, finite, open_log, peak_flops
 from jaxpretrain.preemption import PREEMPTED, preemption
 from jaxpretrain.processes import is_first, say, wait_for_all
 from jaxpretrain.report.curves import plot_loss
+from jaxpretrain.settings import DownstreamSettings
 from jaxpretrain.state import TrainState, init_state
 from jaxpretrain.step import Metrics, jit_train_step
 from jaxpretrain.storage import AnyPath, access, write
@@ -79,6 +83,7 @@ def run(config: ConfigDict, workdir: AnyPath, verify: bool, held: ExitStack) -> 
     ).lower(pieces.abstract, abstract_batch(pieces))
     balance = Balance(pieces) if objective.measure_every else None
     evaluator = Evaluator(pieces, "validation")
+    watched = Watched(pieces) if config.downstream.every else None
     guard = Guard(**config.guard)
     speed = Speed(batch_size * length, objective.flops(length) * batch_size, peak_flops())
 
@@ -169,6 +174,8 @@ def run(config: ConfigDict, workdir: AnyPath, verify: bool, held: ExitStack) -> 
                 evaluated = evaluator(state.params, limit, give_up=lambda: told.is_urgent)
                 if evaluated:
                     write_evaluation(step, evaluated, speed, log, progress, clock)
+            if watched and not stopping and is_due(step, config.downstream.every):
+                log.write(step, {"tokens": step * speed.tokens} | watched(state.params))
             if save_now:
                 if still_ours:
                     still_ours()
@@ -274,6 +281,29 @@ class Balance:
             self._cost_said = True
         self._steps_seconds = step, after
         return state
+
+
+class Watched:
+    """Downstream tasks, measured now and then while training, by their cheapest method.
+
+    Args:
+        pieces: of the run.
+    """
+
+    def __init__(self, pieces: Pieces):
+        tasks = downstream_tasks(pieces.config).items()
+        self._tasks = {name: (task, downstream.load(name, task)) for name, task in tasks}
+        self._settings = DownstreamSettings(**pieces.config.downstream)
+        self._pieces = pieces
+
+    def __call__(self, params: dict) -> dict[str, float]:
+        """The metrics of the tasks by ``task/NAME``."""
+        model = model_of(self._pieces, params)
+        found = {
+            f"task/{name}": downstream.glance(task, rows, model, self._settings)
+            for name, (task, rows) in self._tasks.items()
+        }
+        return {name: value for name, value in found.items() if value is not None}
 
 
 def look(guard: Guard, pieces, workdir, speed: Speed, log, progress, clock, done: Done) -> bool:

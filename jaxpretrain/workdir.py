@@ -16,7 +16,17 @@ from jaxpretrain.storage import AnyPath, access, is_remote, write
 
 # What may change between two parts of a run, because it does not touch the parameters: whole
 # sections (the token store and the tokenizer are compared by their checksums), and single keys.
-FREE_SECTIONS = ("source", "store", "tokenizer", "mesh", "checkpoint", "evaluate", "guard")
+FREE_SECTIONS = (
+    "source",
+    "store",
+    "tokenizer",
+    "mesh",
+    "checkpoint",
+    "evaluate",
+    "guard",
+    "downstream",
+    "tasks",
+)
 FREE_KEYS = {
     "data.loader",
     "data.prefetch",

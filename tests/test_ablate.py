@@ -1,17 +1,23 @@
 """Ablations: what their files say, and that the cells are run on equal terms."""
 
+import itertools
 import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from jaxpretrain import ablate as ablate_lib
 from jaxpretrain import ablation as ablation_lib
 from jaxpretrain.ablate import ablate, prepare_stores, results, with_budget
 from jaxpretrain.assemble import assemble
-from jaxpretrain.config import complete
+from jaxpretrain.config import complete, make_objective, model_config
+from jaxpretrain.data.vocab import blank_vocab
 from jaxpretrain.errors import UserError
+from jaxpretrain.gather import best_of
 from jaxpretrain.main import main
+from jaxpretrain.models.transformer import Backbone
 from jaxpretrain.train import train
 
 
@@ -96,7 +102,7 @@ def test_each_cell_is_trained_once_on_equal_terms_and_taken_up_again(written, tm
 
     found = json.loads((workdir / "results.json").read_text())["cells"]
     assert [cell["tokens"] for cell in found.values()] == [1024, 1024]
-    assert [cell["test"]["step"] for cell in found.values()] == [4, 4]
+    assert [cell["steps"] for cell in found.values()] == [4, 4]
     stored = [json.loads((workdir / f"cells/{name}/config.json").read_text()) for name in found]
     assert [config["objective"].pop("mask_rate") for config in stored] == [0.1, 0.4]
     assert stored[0] == stored[1]
@@ -109,6 +115,112 @@ def test_each_cell_is_trained_once_on_equal_terms_and_taken_up_again(written, tm
     assert "was run as something else" in error and "config.optimizer.learning_rate = 1.0" in error
     with pytest.raises(UserError, match="differ in optimizer.learning_rate"):
         results(ablation_lib.load(file), workdir)
+
+
+def timeless(results: dict) -> dict:
+    """Results without what depends on the clock."""
+    for cell in results["cells"].values():
+        del cell["train_seconds"]
+        for entry in cell["curve"]:
+            entry.pop("seconds", None)
+    return results
+
+
+@pytest.fixture
+def task_file(tmp_path):
+    """A folder with a task that is easy: does the text speak of cats?"""
+    folder = tmp_path / "cats"
+    folder.mkdir()
+    for split, rows in (("train", 60), ("dev", 20), ("test", 40)):
+        lines = [
+            json.dumps({"text": f"number {i} is a {('dog', 'cat')[i % 2]}", "label": i % 2})
+            for i in range(rows)
+        ]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def test_an_ablation_that_was_killed_half_way_ends_in_the_same_report(
+    written, task_file, tmp_path, monkeypatch
+):
+    change = {
+        "tasks": {"cats": {"name": "files", "path": str(task_file)}},
+        "downstream.every": 2,
+        "seed": 5,
+    }
+    file = written(grid={"objective.mask_rate": [0.1, 0.4]}, change=change)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert main(["ablate", f"--config={file}", f"--workdir={whole}"]) == 0
+    real = ablate_lib.evaluate
+
+    def killed(folder, **keys):
+        if folder.name == "mask_rate=0.4":
+            raise KeyboardInterrupt
+        return real(folder, **keys)
+
+    monkeypatch.setattr(ablate_lib, "evaluate", killed)
+    assert main(["ablate", f"--config={file}", f"--workdir={cut}"]) == 130
+    assert not (cut / "results.json").exists()
+    monkeypatch.setattr(ablate_lib, "evaluate", real)
+    assert main(["ablate", f"--config={file}", f"--workdir={cut}"]) == 0
+    one, other = (timeless(json.loads((at / "results.json").read_text())) for at in (whole, cut))
+    assert one == other
+    for name in ("report.html", "report.md"):
+        assert (whole / name).exists() and (cut / name).exists()
+
+    cells = one["cells"]
+    assert cells.keys() == {"mask_rate=0.1", "mask_rate=0.4"} and not one["missing"]
+    for cell in cells.values():
+        assert cell["tasks"]["cats/probe"]["rows"] == {"train": 60, "dev": 20, "test": 40}
+        assert [entry["step"] for entry in cell["curve"] if "task/cats" in entry] == [2, 4]
+        assert cell["train"]["loss"] != cell["test"]["loss"]
+        low, high = cell["test_loss"]["low"], cell["test_loss"]["high"]
+        assert low < cell["test"]["loss"] < high
+    assert [row["varied"] for row in one["rows"]] == [
+        {"objective.mask_rate": 0.1},
+        {"objective.mask_rate": 0.4},
+    ]
+    assert "objective.mask_rate" not in one["equal"] and one["equal"]["seed"] == 5
+    assert [column["key"] for column in one["columns"]] == ["loss", "cats/probe"]
+    assert all(column["comparable"] for column in one["columns"])
+
+
+def test_a_task_that_cannot_be_read_is_said_before_anything_is_trained(written, tmp_path, capsys):
+    change = {"tasks": {"cats": {"name": "files", "path": "none"}}}
+    file = written(grid={"objective.mask_rate": [0.1, 0.4]}, change=change)
+    assert main(["ablate", f"--config={file}", f"--workdir={tmp_path / 'runs'}"]) == 2
+    assert "task cats: there is no test.jsonl" in capsys.readouterr().err
+    assert not (tmp_path / "runs/cells").exists()
+
+
+def test_seeds_are_one_group_and_losses_of_other_objectives_are_not_compared(written, tmp_path):
+    cells = {"mlm": {"objective": {"name": "mlm"}}, "clm": {"objective": {"name": "clm"}}}
+    file = written(cells=cells, seeds=[0, 1])
+    assert main(["ablate", f"--config={file}", f"--workdir={tmp_path / 'runs'}"]) == 0
+    found = json.loads((tmp_path / "runs/results.json").read_text())
+    rows = {row["group"]: row["cells"] for row in found["rows"]}
+    assert rows == {"mlm": ["mlm,seed=0", "mlm,seed=1"], "clm": ["clm,seed=0", "clm,seed=1"]}
+    losses = [found["cells"][f"clm,seed={seed}"]["test"]["loss"] for seed in (0, 1)]
+    clm = next(row for row in found["rows"] if row["group"] == "clm")["values"]
+    assert losses[0] != losses[1] and clm["loss"]["mean"] == pytest.approx(sum(losses) / 2)
+    assert clm["loss"]["low"] <= min(losses) and clm["loss"]["high"] >= max(losses)
+    assert clm["bits_per_byte"]["mean"] > 0
+    loss, bits = found["columns"]
+    assert (loss["key"], loss["comparable"], loss["best"]) == ("loss", False, None)
+    assert "different objectives" in loss["note"] and bits["comparable"]
+    assert found["cells"]["clm,seed=0"]["others"].keys() == {"mlm"}
+    assert found["cells"]["mlm,seed=0"]["others"].keys() == {"clm"}
+
+
+def test_best_is_who_is_better_beyond_the_noise_of_paired_rows():
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=1000)  # the rows, which are the same for all
+    near = {"a": shared, "b": shared + 0.1 + 0.01 * rng.normal(size=1000)}
+    assert best_of(near, "higher") == "b" and best_of(near, "lower") == "a"
+    apart = {"a": rng.normal(size=1000), "b": rng.normal(size=1000) + 0.1}
+    assert best_of(apart, "higher") is None
+    assert best_of(near | {"c": apart["b"]}, "higher") is None
+    assert best_of({"a": shared}, "higher") is None
 
 
 def test_what_its_cells_set_cannot_be_overridden(written):
@@ -134,7 +246,9 @@ def test_a_cell_is_done_when_it_was_measured_here_and_is_what_it_was(written, tm
     assert main(["evaluate", f"--workdir={cell}", "--split=validation"]) == 0
     assert main([*arguments, f"--config={file}"]) == 0
     result = json.loads((tmp_path / "runs/results.json").read_text())["cells"]["x"]
-    assert (result["steps"], result["test"]["split"], result["test"]["step"]) == (4, "test", 4)
+    whole = json.loads((cell / "result.json").read_text())
+    assert (result["steps"], whole["split"], whole["step"]) == (4, "test", 4)
+    assert result["test"]["loss"] == whole["loss"]
     # Another look changes nothing, other settings that touch no parameter neither.
     assert main(["evaluate", f"--workdir={cell}", "--split=validation"]) == 0
     assert main([*arguments, f"--config={file}", "--config.train.log_every=3"]) == 0
@@ -182,5 +296,10 @@ def test_a_workdir_of_another_ablation_is_refused(written, tmp_path):
 def test_the_ablations_of_this_project_can_be_read():
     files = sorted((Path(__file__).parents[1] / "configs/ablations").glob("*.py"))
     assert files
-    for file in files:
-        assert len(ablation_lib.load(str(file)).cells) > 1
+    for file, size in itertools.product(files, ("", ":gpu")):
+        found = ablation_lib.load(f"{file}{size}")
+        assert len(found.cells) > 1 and found.about.count("\n") > 2
+        for cell in found.cells:  # each objective takes the backbone
+            vocab = blank_vocab(cell.config.tokenizer.vocab_size)
+            backbone = Backbone(model_config(cell.config, vocab.size))
+            make_objective(cell.config).bind(backbone, vocab)

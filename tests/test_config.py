@@ -1,7 +1,16 @@
 import pytest
 from ml_collections import ConfigDict
 
-from jaxpretrain.config import complete, flatten, load, make_objective, model_config, sources
+from jaxpretrain.config import (
+    complete,
+    downstream_tasks,
+    flatten,
+    load,
+    make_objective,
+    model_config,
+    sources,
+)
+from jaxpretrain.data.tasks import EmbeddedTask, FileTask, MinimalPairsTask, TfdsTask
 from jaxpretrain.errors import UserError
 
 MINIMAL = "from ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict()\n"
@@ -154,3 +163,104 @@ def test_a_missing_file_names_the_nearest(file):
 def test_complete_is_idempotent():
     config = complete(ConfigDict({"model": {"preset": "gpt2"}}))
     assert complete(config.to_dict()).to_dict() == config.to_dict()
+
+
+def test_the_downstream_task_of_a_file_without_any_is_the_embedded_one(file):
+    config = load(str(file))
+    assert set(config.tasks) == {"packages"}
+    assert downstream_tasks(config) == {"packages": EmbeddedTask()}
+    assert list(config.downstream.learning_rates) == [5e-5, 2e-4, 8e-4]
+    assert (config.downstream.seeds, config.downstream.every) == (3, 0)
+    config = load(str(file), {"tasks.mine.name": "files", "tasks.mine.path": "a/b"})
+    assert downstream_tasks(config) == {"mine": FileTask(path="a/b")}
+    assert config.tasks.mine.train_rows == 2000 and config.tasks.mine.label == "label"
+
+
+def test_tasks_have_names_of_their_own_and_the_keys_of_their_kind(tmp_path):
+    path = tmp_path / "tasks.py"
+    path.write_text(
+        "def get_config():\n    return {'tasks': {\n"
+        "        'sst': {'name': 'files', 'path': 'x', 'metric': 'f1'},\n"
+        "        'sts': {'name': 'tfds', 'dataset': 'glue/stsb', 'kind': 'similarity'},\n"
+        "        'blimp': {'name': 'minimal_pairs', 'pairs': 5}}}\n"
+    )
+    config = load(str(path), {"tasks.sst.train_rows": "1e2", "tasks.sts.download": "true"})
+    assert downstream_tasks(config) == {
+        "sst": FileTask(path="x", metric="f1", train_rows=100),
+        "sts": TfdsTask(dataset="glue/stsb", kind="similarity", download=True),
+        "blimp": MinimalPairsTask(pairs=5),
+    }
+    assert complete(config.to_dict()).to_dict() == config.to_dict()
+    path.write_text("def get_config():\n    return {'tasks': {}}\n")
+    assert downstream_tasks(load(str(path))) == {}
+
+
+def test_a_list_is_read_from_the_command_line_with_commas(file):
+    for text, rates in (("1e-4,3e-4", (1e-4, 3e-4)), ("1", (1.0,)), ("1e-4, 2e-4", (1e-4, 2e-4))):
+        found = load(str(file), {"downstream.learning_rates": text}).downstream.learning_rates
+        assert tuple(found) == rates and all(type(rate) is float for rate in found)
+    file.write_text("def get_config():\n    return {'downstream': {'learning_rates': [1, 2e-3]}}\n")
+    assert tuple(load(str(file)).downstream.learning_rates) == (1.0, 2e-3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"tasks.x.name": "file"},
+            "tasks.x.name is 'file': .* embedded, files.*did you mean files",
+        ),
+        ({"tasks.x.path": "a"}, "tasks.x.name is not set: it must be one of embedded, files, tfds"),
+        (
+            {"tasks.x.name": "files", "tasks.x.pth": "a"},
+            "tasks.x.pth is not .*did you mean tasks.x.p",
+        ),
+        (
+            {"tasks.x.name": "embedded", "tasks.x.path": "a"},
+            "not a setting of 'embedded', but of f",
+        ),
+        (
+            {"tasks.x.name": "files", "tasks.y.path": "a"},
+            "tasks.y.name is not set.*did you mean x|y",
+        ),
+        ({"tasks.x": "files"}, "tasks.x is 'files': it is a section"),
+        ({"tasks": "files"}, "tasks is 'files': it is a section"),
+        ({"tasks.a/b.name": "files"}, "the name of a task has no '/' and no"),
+        ({"tasks.x.name": "files", "tasks.x.kind": "clasification"}, "did you mean classification"),
+        (
+            {"tasks.x.name": "files", "tasks.x.metric": "pearson"},
+            "tasks.x: metric is 'pearson', and ",
+        ),
+        ({"tasks.x.name": "files", "tasks.x.test_rows": "-1"}, "config.tasks.x: test_rows is -1"),
+        (
+            {"tasks.x.name": "files", "tasks.x.train_rows": "few"},
+            "'few': it must be a whole number",
+        ),
+        (
+            {"downstream.learning_rates": "1e-4,fast"},
+            "learning_rates.* 'fast': it must be a number",
+        ),
+        ({"downstream.learning_rates": ""}, "'': it must be a number"),
+        ({"downstream.learning_rates": "1e-4,-1"}, "-1.0.*give some, all above 0"),
+        ({"downstream.learning_rates": "nan"}, r"learning_rates\[0\] is nan.*finite"),
+        ({"downstream.learning_rates.x": "1"}, "learning_rates has no keys below it"),
+        ({"downstream.seeds": "0"}, "downstream.seeds is 0: it must be at least 1"),
+        ({"downstream.pooling": "max"}, "must be one of mean, cls, last"),
+    ],
+    ids=str,
+)
+def test_a_wrong_task_is_one_clear_line(file, overrides, message):
+    test_a_wrong_key_type_or_value_is_one_clear_line(file, overrides, message)
+
+
+def test_a_list_in_a_file_must_be_one_of_numbers(file):
+    for value, message in (
+        ("0.1", "must be a list"),
+        ("['a']", r"\[0\] is 'a': .*number"),
+        ("[]", "some"),
+    ):
+        file.write_text(
+            f"def get_config():\n    return {{'downstream': {{'learning_rates': {value}}}}}\n"
+        )
+        with pytest.raises(UserError, match=message):
+            load(str(file))

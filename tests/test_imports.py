@@ -25,6 +25,7 @@ LAYERS = [
     {"assemble"},
     {"train", "plan"},
     {"evaluate", "replay", "score"},
+    {"gather"},
     {"ablate"},
     {"main"},
 ]

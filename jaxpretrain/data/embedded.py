@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import Literal
 
 from jaxpretrain.data.sources_base import Document, digest
 from jaxpretrain.errors import UserError
@@ -40,7 +41,12 @@ class Embedded:
     """The documentation of the running Python: one document for each topic and each module.
 
     Which text it is depends on the version of Python.
+
+    Attributes:
+        part: the language reference's "topics" alone, the "modules" alone, or "all".
     """
+
+    part: Literal["all", "topics", "modules"] = "all"
 
     def parts(self) -> list["EmbeddedPart"]:
         """The topics, and the modules in order of path, divided in runs of about equal size.
@@ -56,11 +62,13 @@ class Embedded:
                 f"the embedded corpus is the standard library's source, and {root} has none;"
                 " name text files or a TFDS dataset as the source instead"
             )
+        if self.part == "topics":
+            modules = []
         groups: list[list[str]] = [[] for _ in range(PARTS - 1)]
         ends = list(accumulate((root / name).stat().st_size for name in modules))
         for name, end in zip(modules, ends, strict=True):
             groups[min(end * len(groups) // ends[-1], len(groups) - 1)].append(name)
-        if TOPICS in files:
+        if TOPICS in files and self.part != "modules":
             groups.insert(0, [TOPICS])
         return [EmbeddedPart(str(root), tuple(group)) for group in groups if group]
 

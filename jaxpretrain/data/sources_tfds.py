@@ -43,7 +43,7 @@ class Tfds(InputRules):
         """
         builder = self.builder()
         if not builder.info.splits:
-            self._prepare(builder)
+            self.prepare(builder)
         self._check_field(builder)
         splits = builder.info.splits
         try:
@@ -85,7 +85,12 @@ class Tfds(InputRules):
             names = [n for n in sorted(os.listdir(self.data_dir)) if n != "downloads"] + names
         return names
 
-    def _prepare(self, builder: Any) -> None:
+    def prepare(self, builder: Any) -> None:
+        """Downloads and prepares the dataset, if `download` says so.
+
+        Raises:
+            UserError: it does not, or it cannot be done.
+        """
         if not self.download:
             raise UserError(
                 f"the TFDS dataset {builder.info.full_name} is not prepared in"
@@ -171,6 +176,32 @@ class TfdsPart:
                 return
             where = example["tfds_id"].decode()
             yield from self.source.accept(example[self.source.field], where, skipped)
+
+
+def tfds_examples(dataset: str, split: str, data_dir: str, download: bool) -> Iterator[dict]:
+    """All features of the examples of a split, in the stored order, as NumPy; see `Tfds`.
+
+    Raises:
+        UserError: an unknown dataset or split, or a dataset that is not prepared.
+    """
+    tfds = import_tfds()
+    source = Tfds(dataset=dataset, split=split, data_dir=data_dir, download=download)
+    builder = source.builder()
+    if not builder.info.splits:
+        source.prepare(builder)
+    try:
+        found = tfds.load(
+            dataset,
+            split=split,
+            data_dir=data_dir or None,
+            download=False,
+            shuffle_files=False,
+            read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+        )
+        yield from tfds.as_numpy(found)
+    except (ValueError, KeyError, AssertionError, OSError) as error:
+        hint = base.nearest(split, list(builder.info.splits))
+        raise UserError(f"split {split!r} of {dataset}: {_one_line(error)}{hint}") from None
 
 
 def import_tfds() -> Any:

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxpretrain.evaluation.measures import resampled
 from jaxpretrain.objectives.base import Objective, total_loss
-from jaxpretrain.types import Batch, Progress
+from jaxpretrain.types import Batch, Progress, Sum, Sums
 
 
 class HeldOut(NamedTuple):
@@ -50,6 +51,7 @@ def held_out(
     batches: Iterable[Batch],
     objective: Objective,
     train_counts: np.ndarray,
+    by_batch: list | None = None,
 ) -> HeldOut:
     """Adds up an eval step over batches.
 
@@ -59,6 +61,7 @@ def held_out(
         batches: on the devices.
         objective: bound to its vocabulary.
         train_counts: ``[vocab]``, how often each token is in the training split.
+        by_batch: if given, the sums of each batch are put there, for `loss_replicates`.
     """
     total = pending = None
     # float32 sums of one batch are exact enough; over many they are added in float64. They are
@@ -67,6 +70,8 @@ def held_out(
         sums = None if batch is None else step(params, batch)
         if pending is not None:
             found = jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(pending))
+            if by_batch is not None:
+                by_batch.append(found[0])
             total = found if total is None else jax.tree.map(np.add, total, found)
         pending = sums
     sums, targets = total
@@ -91,6 +96,21 @@ def held_out(
         predicted=int(sums[objective.token_term or next(iter(terms))].weight),
         parts=parts,
     )
+
+
+def loss_replicates(objective: Objective, by_batch: Sequence[Sums]) -> np.ndarray:
+    """The loss on batches drawn with replacement, float64 ``[resamples]``; see
+    `measures.resampled`."""
+    terms = objective.coefficients(Progress(0, 1.0))
+    sums = {
+        name: np.array([(one[name].total, one[name].weight) for one in by_batch]) for name in terms
+    }
+
+    def loss(_: int, chosen: np.ndarray) -> float:
+        drawn = {name: Sum(*values[chosen].sum(axis=0)) for name, values in sums.items()}
+        return float(total_loss(terms, drawn))
+
+    return resampled(loss, 1, len(by_batch))
 
 
 def unigram_loss(

@@ -164,6 +164,10 @@ class Objective(ABC):
                 "model.max_length"
             )
 
+    def parts(self) -> list["Objective"]:
+        """The objectives that this one is made of: those of a mixture, else itself."""
+        return [self]
+
     # What all share.
 
     def bind(self, backbone: Backbone, vocab: Any) -> Self:

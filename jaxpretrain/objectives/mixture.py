@@ -117,6 +117,10 @@ class Mixture(Objective):
                 "are balanced when they are measured, every 20 steps, say"
             )
 
+    def parts(self):
+        """See `Objective.parts`."""
+        return [task.objective for task in self.tasks]
+
     @property
     def views(self):
         """Rows that all the tasks can read."""

@@ -24,6 +24,7 @@ def get_config():
     config.train = {{"steps": 8, "log_every": 2}}
     config.evaluate = {{"every": 4, "batches": 2}}
     config.checkpoint = {{"every": 4}}
+    config.tasks = {{}}
     return config
 """
 

@@ -1,0 +1,32 @@
+"""Diversity of the data: one kind of text, the other, or both, equal tokens.
+
+    jaxpretrain ablate --config=configs/ablations/data_diversity.py
+
+The language reference's topics are about a fifth of the embedded corpus, the docstrings of modules
+the rest. All three cells are measured on the held-out documents of both.
+"""
+
+NOTHING = 1e-6  # a weight at which not one row is read
+
+
+def get_ablation(size: str = "cpu") -> dict:
+    """Three diets; with ":gpu", 110M parameters and 100M tokens each."""
+    gpu = size == "gpu"
+    both = {
+        "topics": {"name": "embedded", "part": "topics"},
+        "modules": {"name": "embedded", "part": "modules"},
+    }
+
+    def weights(topics: float, modules: float) -> dict:
+        return {"source.parts.topics.weight": topics, "source.parts.modules.weight": modules}
+
+    return {
+        "base": "../base_110m.py" if gpu else "../quickstart.py",
+        "change": {"source": {"name": "mixture", "parts": both}},
+        "cells": {
+            "topics": weights(1.0, NOTHING),
+            "modules": weights(NOTHING, 1.0),
+            "both": weights(1.0, 4.0),
+        },
+        "budget": {"tokens": 100_000_000 if gpu else 1_800_000},
+    }
