@@ -11,7 +11,7 @@ import numpy as np
 RESAMPLES = 1000  # of the bootstrap
 
 
-def score(metric: str, truth: np.ndarray, predicted: np.ndarray) -> float:
+def score(metric: str, truth: np.ndarray, predicted: np.ndarray, *, classes: int = 0) -> float:
     """A metric of predictions; the higher, the better.
 
     Args:
@@ -20,6 +20,7 @@ def score(metric: str, truth: np.ndarray, predicted: np.ndarray) -> float:
             correlation, 0 where all predictions are the same.
         truth: class numbers or numbers, ``[rows]``.
         predicted: the same of the model.
+        classes: how many there are, where these rows may not have all of them; 0 counts them here.
     """
     from scipy import stats
     from sklearn import metrics
@@ -30,7 +31,7 @@ def score(metric: str, truth: np.ndarray, predicted: np.ndarray) -> float:
         function = stats.pearsonr if metric == "pearson" else stats.spearmanr
         return float(function(truth, predicted).statistic)
     if metric == "f1":
-        two = max(np.max(truth), np.max(predicted)) <= 1
+        two = (classes or max(np.max(truth), np.max(predicted)) + 1) <= 2
         average = "binary" if two else "macro"
         return float(metrics.f1_score(truth, predicted, average=average, zero_division=0))
     function = {

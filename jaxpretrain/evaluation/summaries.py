@@ -54,7 +54,8 @@ def summed_up(task: TaskSource, method: str, rows: TaskRows, learned: Learned) -
     seeds = [measures.score(first, truth, found) for found in learned.predictions]
 
     def again(seed: int, chosen: np.ndarray) -> float:
-        return measures.score(first, truth[chosen], learned.predictions[seed][chosen])
+        predicted, classes = learned.predictions[seed][chosen], len(rows.classes)
+        return measures.score(first, truth[chosen], predicted, classes=classes)
 
     replicates = measures.resampled(again, len(seeds), len(truth))
     more = {name: _mean_score(name, truth, learned.predictions) for name in others}

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from jaxpretrain.data import tasks
 from jaxpretrain.data.tasks import EmbeddedTask, FileTask, MinimalPairsTask, TaskSource
 from jaxpretrain.data.tasks_rows import Answer, Item
 from jaxpretrain.errors import UserError
@@ -282,7 +281,7 @@ def test_no_text_of_the_embedded_task_is_in_two_splits_and_shares_are_as_said(em
         assert abs(len(split) / len(every) - share) < 5 * spread + 1 / 256
 
 
-def test_the_embedded_task_is_the_same_each_time_and_fewer_packages_are_the_largest(embedded):
+def test_fewer_packages_are_the_largest(embedded):
     three = EmbeddedTask(packages=3).load()
     sizes = [sum(item.label == n for item in embedded.train) for n in range(8)]
     whole = [sum(i.label == n for split in embedded[:3] for i in split) for n in range(8)]
@@ -291,8 +290,6 @@ def test_the_embedded_task_is_the_same_each_time_and_fewer_packages_are_the_larg
     assert sorted(sum(item.label == n for item in three.train) for n in range(3)) == sorted(
         sizes[n] for n in largest
     )
-    tasks._docstrings.cache_clear()
-    assert EmbeddedTask().load() == embedded
 
 
 @pytest.mark.parametrize(

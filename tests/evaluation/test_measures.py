@@ -232,3 +232,11 @@ def test_intervals_hold_the_mean_as_often_as_they_say():
 def test_the_interval_is_that_of_the_middle_share():
     assert interval(np.arange(1001.0)) == pytest.approx((25, 975))
     assert interval(np.arange(1001.0), 0.5) == pytest.approx((250, 750))
+
+
+def test_a_resample_without_the_third_class_still_has_the_mean_over_classes():
+    truth, found = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1])
+    of_each = [2 / 3, 4 / 5]  # F1 by counting: 2 hits / (2 hits + errors)
+    assert score("f1", truth, found) == pytest.approx(of_each[1])
+    assert score("f1", truth, found, classes=2) == pytest.approx(of_each[1])
+    assert score("f1", truth, found, classes=3) == pytest.approx(np.mean(of_each))
