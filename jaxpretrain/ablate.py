@@ -13,6 +13,7 @@ from jaxpretrain.errors import UserError
 from jaxpretrain.evaluate import evaluate
 from jaxpretrain.evaluation import downstream
 from jaxpretrain.gather import RESULT, gather, is_done
+from jaxpretrain.metrics import finite
 from jaxpretrain.preemption import preemptible
 from jaxpretrain.processes import is_first, of_first, say, wait_for_all
 from jaxpretrain.report.findings import findings
@@ -50,18 +51,21 @@ def ablate(ablation: Ablation, workdir: AnyPath, *, only: str = "") -> Results:
 def run(ablation: Ablation, workdir: AnyPath, cells: list[Cell]) -> Results:
     """The running itself; see `ablate`."""
     claim(ablation, workdir)
-    check_tasks(cells)
+    check_tasks([cell for cell in cells if not is_done(workdir / "cells" / cell.name)])
     prepare_stores(cells)
     begun, trained = time.monotonic(), 0
     for number, cell in enumerate(cells):
         folder = workdir / "cells" / cell.name
+        asked = {key: cell.config[key].to_dict() for key in ("tasks", "downstream")}
         if is_done(folder):
             try:
                 config = with_budget(ablation, cell, folder)
                 check_same_config(folder, flatten(config.to_dict()))
             except UserError as error:
                 raise UserError(f"cell {cell.name} was run as something else: {error}") from None
-            continue
+            if read_json(folder / RESULT)["asked"] == asked:
+                continue
+            say(f"\ncell {cell.name} was measured at other tasks: measuring again")
         left = ""
         if trained:
             seconds = (time.monotonic() - begun) / trained * (len(cells) - number)
@@ -72,10 +76,10 @@ def run(ablation: Ablation, workdir: AnyPath, cells: list[Cell]) -> Results:
             train(config, folder)
             wait_for_all("trained")
             others = [one.config.objective.name for one in ablation.cells]
-            tested = evaluate(folder, tasks=["all"], others=others, for_report=True)
+            tested = evaluate(folder, tasks=["all"], others=others, for_report=True, sections=asked)
             if is_first():
                 with access(f"write {folder}"):
-                    write(folder / RESULT, json.dumps(tested) + "\n")
+                    write(folder / RESULT, json.dumps(finite(tested | {"asked": asked})) + "\n")
             wait_for_all("evaluated")
         except UserError as error:
             raise UserError(f"cell {cell.name}: {error}") from None
@@ -175,6 +179,7 @@ def results(ablation: Ablation, workdir: AnyPath) -> Results:
     done = gather(ablation, workdir, stores)
     if is_first():
         with access(f"write the workdir {workdir}"):
+            done = finite(done)
             write(workdir / "results.json", json.dumps(done, indent=2) + "\n")
             write_report(workdir, done, findings(done))
     return done

@@ -34,6 +34,7 @@ def evaluate(
     tasks: Sequence[str] = (),
     others: Sequence[str] = (),
     for_report: bool = False,
+    sections: dict[str, dict] | None = None,
 ) -> dict:
     """Measures a run's checkpoint on a held-out split and prints what a person wants to see.
 
@@ -47,6 +48,8 @@ def evaluate(
         for_report: measure on training documents and on each source too, and leave out those of
             the `others` that the backbone cannot compute.
 
+        sections: of the config, to take the place of the stored ones: tasks and how to learn them.
+
     Returns:
         What ``evaluation.json`` in the workdir then holds: a split, a checkpoint, what `HeldOut`
         has, and ``loss_interval``, ``others``, ``tasks`` and ``samples`` as in
@@ -55,7 +58,7 @@ def evaluate(
     Raises:
         UserError: the folder holds no run, or no checkpoint yet.
     """
-    raw = open_run(workdir)
+    raw = open_run(workdir) | (sections or {})
     for key, text in (overrides or {}).items():
         override(raw, key, text)
     pieces = assemble(complete(raw))
@@ -195,7 +198,7 @@ def task_lines(name: str, result: dict) -> list[str]:
         f"  {name:<24} {result['metric']} {result['mean']:.3f} "
         f"({result['low']:.3f} to {result['high']:.3f}{chance}){more}"
     ]
-    if result["shuffled"] and not result["shuffled"]["at_chance"]:
+    if result["shuffled"] and result["shuffled"]["low"] > result["shuffled"]["chance"]:
         lines.append(
             f"    warning: with shuffled labels the probe has {result['shuffled']['mean']:.3f}, "
             f"and chance is {result['shuffled']['chance']:.3f}: something leaks"

@@ -9,7 +9,8 @@ from jaxpretrain.ablation import Ablation, check_alike
 from jaxpretrain.config import flatten
 from jaxpretrain.data.duplicates import near_duplicates
 from jaxpretrain.data.store import Store
-from jaxpretrain.evaluation.measures import interval
+from jaxpretrain.errors import UserError
+from jaxpretrain.evaluation.measures import interval, noise_of
 from jaxpretrain.metrics import read_metrics
 from jaxpretrain.report.results import CellResult, Column, Data, Interval, Results, Row
 from jaxpretrain.storage import AnyPath, access
@@ -18,10 +19,16 @@ from jaxpretrain.workdir import is_free, read_json
 RESULT = "result.json"  # of a cell that is done
 # Settings that say where and how often, not what: no part of what was compared.
 UNSHOWN = ("store.path", "store.cache", "store.workers", "data.loader", "data.prefetch")
+# Settings of objectives that enter the training only: held-out losses do not depend on them.
+TRAINING_ONLY = ("mask_rate", "final_mask_rate", "mask_share", "random_share", "whole_words") + (
+    ("mode", "measure_every", "alarm_share", "alarm_after")
+)
+LEAST_SHARE = 0.01  # of the tokens read, below which a source was as good as not read
 NOT_HELD_OUT = ("split", "checkpoint", "step", "loss_interval", "train", "by_source", "others") + (
     "tasks",
     "samples",
     "replicates",
+    "asked",
 )
 Replicates = Mapping[str, np.ndarray]
 
@@ -55,6 +62,14 @@ def gather(ablation: Ablation, workdir: AnyPath, stores: Mapping[str, Store]) ->
             for name, cell in cells.items()
         }
         check_alike(ablation.studied, ablation.budget, held)
+        asked = {name: read_json(folder / RESULT)["asked"] for name, folder in done.items()}
+        first = next(iter(asked))
+        for name, one in asked.items():
+            if one != asked[first]:
+                raise UserError(
+                    f"cells {first} and {name} were not measured at the same downstream tasks in "
+                    "the same way: run ablate again without --cell"
+                )
     equal, varied = equal_and_varied(cells)
     drawn = {name: read_replicates(folder) for name, folder in done.items()}
     groups: dict[str, list[str]] = {}
@@ -79,7 +94,7 @@ def gather(ablation: Ablation, workdir: AnyPath, stores: Mapping[str, Store]) ->
         columns=columns(cells, rows, by_group),
         rows=rows,
         cells=cells,
-        data=data_of({name: store for name, store in stores.items() if name in cells}),
+        data=data_of(cells, stores),
         missing=[cell.name for cell in ablation.cells if cell.name not in cells],
     )
 
@@ -145,13 +160,12 @@ def read_replicates(folder: AnyPath) -> Replicates:
 
 
 def together(cells: list[Replicates]) -> Replicates:
-    """The replicates of a group: cells, which differ in the seed, are drawn with replacement."""
+    """The replicates of a group of cells, which differ in the seed: their mean, with its noise."""
     shared = [key for key in cells[0] if all(key in cell for cell in cells)]
     found = {}
     for key in shared:
         values = np.stack([cell[key] for cell in cells])
-        drawn = np.random.default_rng(len(cells)).integers(0, len(cells), values.T.shape)
-        found[key] = np.take_along_axis(values.T, drawn, axis=1).mean(axis=1)
+        found[key] = values.mean(axis=0) + noise_of(values.mean(axis=1), values.shape[1])
     return found
 
 
@@ -202,11 +216,12 @@ def columns(
 
 def best_of(drawn: Mapping[str, np.ndarray], better: str) -> str | None:
     """The group that is better than each other one beyond doubt: the 95 % interval of each
-    difference, replicate by replicate, leaves out 0. None for one group alone."""
+    difference, replicate by replicate, leaves out 0. None for one group alone, or where there was
+    nothing to resample."""
     sign = 1 if better == "higher" else -1
     best = max(drawn, key=lambda group: sign * drawn[group].mean(), default=None)
     others = [values for group, values in drawn.items() if group != best]
-    if not others:
+    if not others or not all(values.std() > 0 for values in drawn.values()):
         return None
     above = (interval(sign * (drawn[best] - values))[0] > 0 for values in others)
     return best if all(above) else None
@@ -217,7 +232,7 @@ def _loss_column(key: str, cells: dict[str, CellResult]) -> Column:
     settings = [cell["settings"] for cell in cells.values()]
 
     def differ(*starts: str) -> bool:
-        found = [
+        found = [  # but for the weights of sources
             {k: v for k, v in each.items() if k.startswith(starts) and not k.endswith(".weight")}
             for each in settings
         ]
@@ -227,14 +242,27 @@ def _loss_column(key: str, cells: dict[str, CellResult]) -> Column:
         sorted((k, v) for k, v in each.items() if k.startswith("objective.") and k.endswith("name"))
         for each in settings
     ]
+    weighed = [
+        {
+            k: v
+            for k, v in each.items()
+            if k.startswith("objective.") and k.rpartition(".")[2] not in TRAINING_ONLY
+        }
+        for each in settings
+    ]
+    couples = {"simcse", "crops"} & {v for one in names for _, v in one}
     note = ""
     if differ("source.", "store.validation", "store.test"):
         note = "the test documents are not the same"
     elif key == "loss" and any(one != names[0] for one in names):
         note = "different objectives predict different things"
+    elif key == "loss" and any(one != weighed[0] for one in weighed):
+        note = "settings of the objective differ that enter its loss"
+    elif key == "loss" and couples and differ("data.batch_size"):
+        note = "each row is told apart from more or fewer others"
     elif key == "loss" and differ("tokenizer."):
         note = "the tokens are not the same"
-    elif key == "loss" and differ("data.length"):
+    elif key == "loss" and differ("data.length", "data.view"):
         note = "rows of another length hold other context"
     tests = [cell["test"] for cell in cells.values()]
     tokens = all(test["loss"] == test["token_loss"] for test in tests)
@@ -263,20 +291,31 @@ def equal_and_varied(cells: dict[str, CellResult]) -> tuple[dict[str, Any], list
     return alike, [key for key in keys if key not in alike]
 
 
-def data_of(stores: Mapping[str, Store]) -> list[Data]:
-    """What is known of the text of each token store."""
-    cells: dict[str, list[str]] = {}
-    for name, store in stores.items():
-        cells.setdefault(str(store.path), []).append(name)
+def data_of(cells: dict[str, CellResult], stores: Mapping[str, Store]) -> list[Data]:
+    """What is known of the text that cells read, for each token store and mix of its sources."""
+    diets: dict[str, list[str]] = {}
+    for name, cell in cells.items():
+        weights = [v for k, v in sorted(cell["settings"].items()) if k.endswith(".weight")]
+        diets.setdefault(f"{stores[name].path} {weights}", []).append(name)
+    known: dict[str, float | None] = {}
     found = []
-    for names in cells.values():
-        sets = stores[names[0]].sets("train")
+    for names in diets.values():
+        store, settings = stores[names[0]], cells[names[0]]["settings"]
+        sets = store.sets("train")
+        if str(store.path) not in known:
+            known[str(store.path)] = near_duplicates(sets)
+        weights = {one.name: settings.get(f"source.parts.{one.name}.weight", 1.0) for one in sets}
+        read = {name: weight / sum(weights.values()) for name, weight in weights.items()}
         found.append(
             Data(
                 cells=names,
                 documents=sum(one.documents for one in sets),
-                near_duplicates=near_duplicates(sets),
-                sources={one.name: one.tokens_total for one in sets},
+                near_duplicates=known[str(store.path)],
+                sources={
+                    name: round(cells[names[0]]["tokens"] * share)
+                    for name, share in read.items()
+                    if share >= LEAST_SHARE
+                },
             )
         )
     return found

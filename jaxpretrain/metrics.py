@@ -90,7 +90,7 @@ class MetricsLog:
             write(path, "".join(json.dumps(row) + "\n" for row in kept))
             self._file = path.open("a")
             self._board = Board(self._folder / "tensorboard", step)
-        self.seconds = kept[-1].get("seconds", 0.0) if kept else 0.0
+        self.seconds = next((row["seconds"] for row in reversed(kept) if "seconds" in row), 0.0)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Appends the values of a step; what is no finite number is null, and not on the board."""
@@ -166,12 +166,13 @@ def read_metrics(workdir: AnyPath) -> list[dict]:
     return rows
 
 
-def finite(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values with None for what JSON has no number for."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in values.items()
-    }
+def finite(value: Any) -> Any:
+    """Values, nested or not, with None for what JSON has no number for."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Clock:

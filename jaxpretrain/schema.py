@@ -155,16 +155,20 @@ def _complete_named(name: str, section: Named, given: Mapping[str, Any]) -> dict
     done = {}
     for own, values in given.items():
         where = f"{name}.{own}"
+        if not isinstance(own, str) or own == "all" or set(own) & set("/.,"):
+            raise UserError(
+                f"config.{where}: the name of {section.what} is text without '/', '.' and ',', and "
+                "not 'all'"
+            )
         if not isinstance(values, Mapping):
             raise UserError(f"config.{where} is {text_of(values)!r}: it is a section")
+        values = {**section.default.get(own, {}), **values}
         if section.section.key not in values:
             near = did_you_mean(own, [other for other in given if other != own])
             raise UserError(
                 f"config.{where}.{section.section.key} is not set: it must be one of "
                 f"{', '.join(section.section.choices)}{near}"
             )
-        if not own or "/" in own or "." in own:
-            raise UserError(f"config.{where}: the name of {section.what} has no '/' and no '.'")
         done[own] = _complete_selected(where, section.section, values)
     return done
 

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import NamedTuple
@@ -174,13 +174,14 @@ def run(config: ConfigDict, workdir: AnyPath, verify: bool, held: ExitStack) -> 
                 evaluated = evaluator(state.params, limit, give_up=lambda: told.is_urgent)
                 if evaluated:
                     write_evaluation(step, evaluated, speed, log, progress, clock)
-            if watched and not stopping and is_due(step, config.downstream.every):
-                log.write(step, {"tokens": step * speed.tokens} | watched(state.params))
             if save_now:
                 if still_ours:
                     still_ours()
                 log.flush()
                 checkpoints.save(state, evaluated and evaluated.loss)
+            if watched and not stopping and is_due(step, config.downstream.every):
+                seen = watched(state.params, give_up=lambda: told.is_urgent)
+                log.write(step, {"tokens": step * speed.tokens, "seconds": clock.seconds} | seen)
         if last:
             break
     seconds = clock.seconds
@@ -296,13 +297,12 @@ class Watched:
         self._settings = DownstreamSettings(**pieces.config.downstream)
         self._pieces = pieces
 
-    def __call__(self, params: dict) -> dict[str, float]:
-        """The metrics of the tasks by ``task/NAME``."""
-        model = model_of(self._pieces, params)
-        found = {
-            f"task/{name}": downstream.glance(task, rows, model, self._settings)
-            for name, (task, rows) in self._tasks.items()
-        }
+    def __call__(self, params: dict, give_up: Callable[[], bool]) -> dict[str, float]:
+        """The metrics of the tasks by ``task/NAME``, as far as they get until it gives up."""
+        model, found = model_of(self._pieces, params), {}
+        for name, (task, rows) in self._tasks.items():
+            if not give_up():
+                found[f"task/{name}"] = downstream.glance(task, rows, model, self._settings)
         return {name: value for name, value in found.items() if value is not None}
 
 

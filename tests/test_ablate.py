@@ -193,6 +193,39 @@ def test_a_task_that_cannot_be_read_is_said_before_anything_is_trained(written, 
     assert not (tmp_path / "runs/cells").exists()
 
 
+def test_cells_are_measured_again_at_other_tasks_and_never_mixed(
+    written, task_file, tmp_path, capsys
+):
+    def ablation(metric):
+        cats = {"name": "files", "path": str(task_file), "metric": metric}
+        grid = {"objective.mask_rate": [0.1, 0.4]}
+        return written(grid=grid, change={"tasks": {"cats": cats}})
+
+    arguments = [f"--config={ablation('accuracy')}", f"--workdir={tmp_path / 'runs'}"]
+    assert main(["ablate", *arguments]) == 0
+    before = (tmp_path / "runs/cells/mask_rate=0.4/metrics.jsonl").read_text()
+    ablation("f1")
+    assert main(["ablate", *arguments, "--cell=1"]) == 2
+    assert "were not measured at the same downstream tasks" in capsys.readouterr().err
+    assert main(["ablate", *arguments]) == 0
+    assert "cell mask_rate=0.1 was measured at other tasks" in capsys.readouterr().out
+    found = json.loads((tmp_path / "runs/results.json").read_text())
+    assert {cell["tasks"]["cats/probe"]["metric"] for cell in found["cells"].values()} == {"f1"}
+    # Nothing was trained again.
+    assert (tmp_path / "runs/cells/mask_rate=0.4/metrics.jsonl").read_text() == before
+
+
+def test_the_loss_of_a_mixture_is_not_compared_where_its_weights_differ(written, tmp_path):
+    def mixture(weight):
+        tasks = {"clm": {"name": "clm", "weight": weight}, "mlm": {"name": "mlm"}}
+        return {"objective": {"name": "mixture", "mode": "shared", "tasks": tasks}}
+
+    file = written(cells={"even": mixture(1.0), "loud": mixture(30.0)})
+    assert main(["ablate", f"--config={file}", f"--workdir={tmp_path / 'runs'}"]) == 0
+    loss = json.loads((tmp_path / "runs/results.json").read_text())["columns"][0]
+    assert not loss["comparable"] and "enter its loss" in loss["note"] and loss["best"] is None
+
+
 def test_seeds_are_one_group_and_losses_of_other_objectives_are_not_compared(written, tmp_path):
     cells = {"mlm": {"objective": {"name": "mlm"}}, "clm": {"objective": {"name": "clm"}}}
     file = written(cells=cells, seeds=[0, 1])

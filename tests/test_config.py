@@ -225,7 +225,7 @@ def test_a_list_is_read_from_the_command_line_with_commas(file):
         ),
         ({"tasks.x": "files"}, "tasks.x is 'files': it is a section"),
         ({"tasks": "files"}, "tasks is 'files': it is a section"),
-        ({"tasks.a/b.name": "files"}, "the name of a task has no '/' and no"),
+        ({"tasks.a/b.name": "files"}, "the name of a task is text without"),
         ({"tasks.x.name": "files", "tasks.x.kind": "clasification"}, "did you mean classification"),
         (
             {"tasks.x.name": "files", "tasks.x.metric": "pearson"},

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from jaxpretrain.data.embedded import Embedded
 from jaxpretrain.data.sources_tfds import tfds_examples
@@ -50,7 +50,11 @@ class TaskSource(ABC):
     train_rows: int = 2000
     test_rows: int = 1000
 
+    kinds: ClassVar[tuple[str, ...]] = tuple(kind for kind in METRICS if kind != "minimal_pairs")
+
     def __post_init__(self):
+        if self.kind not in self.kinds:
+            raise UserError(f"kind is {self.kind!r}: it can be {', '.join(self.kinds)} here")
         if self.metric not in ("auto", *METRICS[self.kind]):
             raise UserError(
                 f"metric is {self.metric!r}, and {self.kind} has {', '.join(METRICS[self.kind])}"
@@ -79,12 +83,15 @@ class EmbeddedTask(TaskSource):
     """Which package of the standard library a docstring comes from; needs no download.
 
     The text is one docstring without its name, of ten words or more. Rows are split by a hash of
-    the text, so that no text is in two splits. Which packages there are depends on the version of
-    Python.
+    the text, so that no text is in two splits; but the embedded corpus has all of them, each below
+    its name, so a model that was trained on it has read the test rows. Which packages there are
+    depends on the version of Python.
 
     Attributes:
         packages: how many classes: the packages with the most docstrings.
     """
+
+    kinds = ("classification",)
 
     packages: int = 8
 
@@ -104,7 +111,8 @@ class EmbeddedTask(TaskSource):
 
 @dataclass(frozen=True, kw_only=True)
 class FileTask(TaskSource):
-    """Rows in files: JSON lines, or tab-separated with the names of the fields in the first line.
+    """Rows in local files: JSON lines, or tab-separated with the names of the fields in the first
+    line.
 
     Attributes:
         path: a folder with ``train``, ``dev`` (or ``validation``) and ``test``, each ``.jsonl`` or
@@ -198,7 +206,10 @@ class MinimalPairsTask(TaskSource):
         pairs: of each file; 0 for all.
     """
 
+    kinds = ("minimal_pairs",)
+
     kind: Kind = "minimal_pairs"
+    test_rows: int = 0
     path: str = ""
     pairs: int = 0
 

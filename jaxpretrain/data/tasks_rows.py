@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import math
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -84,13 +86,16 @@ def read_rows(file: Path) -> Iterator[tuple[str, dict]]:
                     yield f"{file}:{number}", row
                 return
             for number, line in enumerate(raw, start=1):
+                if not line.strip():
+                    continue
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise ValueError
                 yield f"{file}:{number}", row
-        except (ValueError, csv.Error) as error:
+        except (ValueError, EOFError, zlib.error, csv.Error) as error:
             place = f"{file}:{number}" if "number" in locals() else file
-            raise UserError(f"{place} is no row of JSON ({error})") from None
+            what = "no row with tabs" if ".tsv" in file.name else "no row of JSON"
+            raise UserError(f"{place} is {what} ({error or 'cut off'})") from None
 
 
 def labelled(
@@ -142,9 +147,12 @@ def labelled(
                 )
             return Item(texts, classes.index(found))
         try:
-            return Item(texts, float(found))
+            number = float(found)
         except (TypeError, ValueError):
-            raise UserError(f"{place} has label {found!r}, which is no number") from None
+            number = math.nan
+        if not math.isfinite(number):
+            raise UserError(f"{place} has label {found!r}, which is no finite number")
+        return Item(texts, number)
 
     made = {name: [item(*row) for row in split] for name, split in rows.items()}
     if kind == "similarity" and len(fields) != 2:
@@ -176,7 +184,7 @@ def _question(place: str, row: dict) -> Item:
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{place}: answers need text and answer_start") from None
     for answer in made:
-        if not texts[1].startswith(answer.text, answer.start):
+        if answer.start < 0 or not texts[1].startswith(answer.text or "\0", answer.start):
             raise UserError(
                 f"{place}: the context has no {answer.text!r} at character {answer.start}"
             )
@@ -186,6 +194,8 @@ def _question(place: str, row: dict) -> Item:
 def _field(row: Mapping[str, Any], name: str, place: str) -> Any:
     if name not in row:
         raise UserError(f"{place} has no field {name!r}{nearest(name, row)}")
+    if row[name] is None:
+        raise UserError(f"{place}: field {name!r} is null")
     return row[name]
 
 

@@ -64,7 +64,7 @@ def load(name: str, task: TaskSource, seed: int = 0) -> TaskRows:
         raise UserError(f"task {name}: {error}") from None
     return rows._replace(
         dev=_drawn(rows.dev, task.test_rows, [seed, 1]),
-        test=_drawn(rows.test, task.test_rows if rows.train else 0, [seed, 2]),
+        test=_drawn(rows.test, task.test_rows, [seed, 2]),
     )
 
 
@@ -243,7 +243,8 @@ def cosines(model: Model, items: Sequence[Item], pooling: str) -> np.ndarray:
         )
         for n in (0, 1)
     )
-    return np.sum(u * v, axis=1) / (np.linalg.norm(u, axis=1) * np.linalg.norm(v, axis=1))
+    lengths = np.linalg.norm(u, axis=1) * np.linalg.norm(v, axis=1)
+    return np.sum(u * v, axis=1) / np.maximum(lengths, 1e-30)
 
 
 def judged(task: TaskSource, rows: TaskRows, model: Model) -> Measured:

@@ -133,7 +133,7 @@ def chosen_rate(
         value: of a rate, on the dev rows, and anything that comes with it.
     """
     tried = {rate: value(rate) for rate in grid}
-    best = max(tried, key=lambda rate: tried[rate][0])
+    best = max(tried, key=lambda rate: np.nan_to_num(tried[rate][0], nan=-np.inf))
     return best, {f"{rate:g}": found for rate, (found, _) in tried.items()}, tried[best][1]
 
 

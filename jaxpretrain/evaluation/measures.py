@@ -3,6 +3,7 @@
 import re
 import string
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -47,10 +48,11 @@ def score(metric: str, truth: np.ndarray, predicted: np.ndarray, *, classes: int
 def resampled(
     statistic: Callable[[int, np.ndarray], float], seeds: int, rows: int, *, resamples=RESAMPLES
 ) -> np.ndarray:
-    """A statistic, mean over seeds, on rows and seeds drawn with replacement (Efron 1979).
+    """A statistic, mean over seeds, on rows drawn with replacement (Efron 1979), with the noise of
+    the seeds.
 
-    The draws depend on the numbers of rows and seeds only: two models on the same rows have the
-    same draws, so that the differences of what comes out are those of paired rows.
+    The rows that are drawn depend on how many there are and on nothing else: two models on the same
+    rows have the same draws, so that the differences of what comes out are those of paired rows.
 
     Args:
         statistic: of a seed, by number, on rows, by number.
@@ -61,13 +63,30 @@ def resampled(
     Returns:
         float64 ``[resamples]``.
     """
-    rng = np.random.default_rng([seeds, rows])
+    rng = np.random.default_rng(rows)
     found = np.zeros(resamples)
     for number in range(resamples):
         chosen = rng.integers(0, rows, rows)
-        drawn = Counter(rng.integers(0, seeds, seeds).tolist())
-        found[number] = sum(n * statistic(seed, chosen) for seed, n in drawn.items()) / seeds
-    return found
+        found[number] = np.mean([statistic(seed, chosen) for seed in range(seeds)])
+    every = np.arange(rows)
+    return found + noise_of([statistic(seed, every) for seed in range(seeds)], resamples)
+
+
+def noise_of(values: Sequence[float], resamples: int = RESAMPLES) -> np.ndarray:
+    """Draws of the error that the mean of a few values has: Student's t times the standard error.
+
+    Drawing a few seeds with replacement would make far too little of it. Each call has draws of its
+    own, as the seeds of two models are, which follow from the values.
+
+    Returns:
+        float64 ``[resamples]``, 0 for one value, whose error is unknown.
+    """
+    if len(values) < 2:
+        return np.zeros(resamples)
+    values = np.asarray(values, np.float64)
+    rng = np.random.default_rng(zlib.crc32(values.tobytes()))
+    error = values.std(ddof=1) / np.sqrt(len(values))
+    return error * rng.standard_t(len(values) - 1, resamples)
 
 
 def interval(replicates: np.ndarray, share: float = 0.95) -> tuple[float, float]:

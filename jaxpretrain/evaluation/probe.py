@@ -90,9 +90,9 @@ def shuffled(
 ) -> Shuffled:
     """The probe with its training labels shuffled, which can learn nothing but what leaks.
 
-    Measured by what any guess has an expectation of that does not depend on how it guesses:
-    balanced accuracy, one by the number of classes; Pearson's correlation, 0. The interval is that
-    of Student's t over the shuffles, at 99.9 %.
+    Measured by balanced accuracy, whose expectation is one by the number of classes where each has
+    as many of the shuffled rows (the rest are left out); numbers by Pearson's correlation, 0. The
+    interval is that of Student's t over the shuffles, at 99.9 %.
     """
     from scipy import stats
 
@@ -100,11 +100,17 @@ def shuffled(
     metric = "balanced_accuracy" if classes else "pearson"
     values = []
     for _ in range(SHUFFLES):
-        model = fitted(train[0], rng.permutation(train[1]), classes=classes, strength=strength)
+        x, y = train[0], rng.permutation(train[1])
+        if classes:
+            each = np.bincount(y)
+            fewest = each[each > 0].min()
+            kept = np.concatenate([np.flatnonzero(y == c)[:fewest] for c in np.flatnonzero(each)])
+            x, y = x[kept], y[kept]
+        model = fitted(x, y, classes=classes, strength=strength)
         values.append(score(metric, test[1], model.predict(test[0])))
     mean, error = float(np.mean(values)), float(stats.sem(values))
     half = float(stats.t.ppf(0.5 + SURE / 2, SHUFFLES - 1)) * error
-    chance = 1 / len(np.unique(test[1])) if classes else 0.0
+    chance = 1 / len(np.unique(train[1])) if classes else 0.0
     low, high = mean - half, mean + half
     return Shuffled(
         mean=mean,

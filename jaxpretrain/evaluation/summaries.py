@@ -108,9 +108,14 @@ def _chance(task: TaskSource, rows: TaskRows) -> float | None:
         return None
     if task.kind != "classification":
         return 0.0
-    common = np.bincount(labels(rows.train)).argmax()
     truth = labels(rows.test)
-    return measures.score(task.metrics[0], truth, np.full(len(truth), common))
+
+    def always(label: int) -> float:
+        return measures.score(task.metrics[0], truth, np.full(len(truth), label))
+
+    if task.metrics[0] == "accuracy":
+        return always(np.bincount(labels(rows.train)).argmax())
+    return max(always(label) for label in range(len(rows.classes)))
 
 
 def answer_values(metric: str, items: Sequence[Item], predicted: Sequence[str]) -> np.ndarray:

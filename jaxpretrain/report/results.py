@@ -49,7 +49,7 @@ class TaskResult(TypedDict):
         metric: "accuracy", "f1", "matthews", "pearson", "spearman" or "exact_match"; the higher,
             the better.
         mean: of the metric over the seeds, on the test rows.
-        low: end of the interval, over test rows and seeds.
+        low: end of the interval, over test rows (bootstrap) and seeds (Student's t).
         high: end of the interval.
         seeds: the metric by seed.
         chance: of the metric, without looking at the text: the most common class, one number for
@@ -185,14 +185,15 @@ class Row(TypedDict):
 
 
 class Data(TypedDict):
-    """The text of one token store.
+    """The text of one token store, read in one mixture of its sources.
 
     Attributes:
         cells: names of the cells that read it.
         documents: in the training split.
         near_duplicates: share of (a sample of) these that have a near-duplicate among them, by
             13-token shingles of which half or more are shared; None if not measured.
-        sources: tokens of training text by source.
+        sources: tokens that a cell read in training, by source; without those that were as good as
+            not read.
     """
 
     cells: list[str]

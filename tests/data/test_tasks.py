@@ -145,10 +145,12 @@ def test_numbers_are_read_from_text_and_other_labels_of_a_regression_are_refused
     (tmp_path / "test.tsv").write_text("text\tlabel\na\t2.5\nb\t-3\n")
     found = FileTask(path=str(tmp_path), kind="regression").load().test
     assert [item.label for item in found] == [2.5, -3.0]
-    for wrong in ("good", None, [1]):
+    for wrong in ("good", "nan", [1]):
         write(tmp_path / "test.jsonl", [{"text": "a", "label": 1}, {"text": "b", "label": wrong}])
         task = FileTask(path=str(tmp_path), kind="regression")
-        fails(task, f"test.jsonl:2 has label {wrong!r}, which is no number")
+        fails(task, f"test.jsonl:2 has label {wrong!r}, which is no finite number")
+    write(tmp_path / "test.jsonl", [{"text": "a", "label": None}])
+    fails(task, "test.jsonl:1: field 'label' is null")
 
 
 def test_similarity_needs_two_texts(tmp_path):
@@ -169,9 +171,15 @@ def test_missing_empty_and_broken_files_are_named(tmp_path):
     fails(FileTask(path=str(tmp_path)), "the task has no test rows")
     write(tmp_path / "train.jsonl", ROWS)
     fails(FileTask(path=str(tmp_path)), "the task has no test rows")
-    for line in ("{broken\n", "[1]\n", "\n"):
-        (tmp_path / "test.jsonl").write_text(json.dumps(ROWS[0]) + "\n" + line)
-        fails(FileTask(path=str(tmp_path)), "test.jsonl:2 is no row of JSON")
+    for line in ("{broken\n", "[1]\n", "\xff\n"):
+        (tmp_path / "test.jsonl").write_text(json.dumps(ROWS[0]) + "\n\n" + line)
+        fails(FileTask(path=str(tmp_path)), "test.jsonl:3 is no row of JSON")
+    (tmp_path / "test.jsonl").write_text(json.dumps(ROWS[0]) + "\n\n")
+    assert len(FileTask(path=str(tmp_path)).load().test) == 1
+    (tmp_path / "test.jsonl").unlink()
+    whole = gzip.compress((json.dumps(ROWS[0]) + "\n").encode() * 1000)
+    (tmp_path / "test.jsonl.gz").write_bytes(whole[:-12])
+    fails(FileTask(path=str(tmp_path)), "is no row of JSON", "test.jsonl.gz:")
 
 
 CONTEXT = "Ünder the bridge: 漢字, 3 km. Under?"
@@ -206,7 +214,8 @@ def test_questions_are_read_flat_and_as_tfds_has_them(tmp_path):
         ({"text": ["bridge"], "answer_start": []}, "answers need text and answer_start"),
         ([{"text": "bridge", "answer_start": "x"}], "answers need text and answer_start"),
         ("bridge", "answers need text and answer_start"),
-        (None, "answers need text and answer_start"),
+        (None, "field 'answers' is null"),
+        ([{"text": "", "answer_start": -1}], "the context has no '' at character -1"),
     ],
     ids=str,
 )
@@ -296,7 +305,7 @@ def test_fewer_packages_are_the_largest(embedded):
     ("settings", "message"),
     [
         ({"metric": "spearman"}, "metric is 'spearman', and classification has accuracy, f1"),
-        ({"kind": "regression", "metric": "accuracy"}, "regression has spearman, pearson"),
+        ({"kind": "regression"}, "kind is 'regression': it can be classification here"),
         ({"train_rows": -1}, "train_rows is -1: it must be 0"),
         ({"test_rows": -2}, "test_rows is -2: it must be 0"),
     ],

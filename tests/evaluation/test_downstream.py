@@ -124,7 +124,7 @@ def test_chance_is_what_one_answer_for_all_has(measured):
     share = np.mean([item.label == common for item in rows.test])
     assert found["probe"].result["chance"] == found["finetune"].result["chance"] == share
     truth = np.array([item.label for item in rows.test])
-    expected = 2 * truth.sum() / (truth.sum() + len(truth)) if common else 0.0
+    expected = 2 * truth.sum() / (truth.sum() + len(truth))  # of always class 1
     assert measured("f1")[2]["probe"].result["chance"] == pytest.approx(expected)
     assert measured("numbers")[2]["probe"].result["chance"] == 0
     assert measured("questions")[2]["probe"].result["chance"] is None

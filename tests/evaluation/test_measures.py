@@ -8,7 +8,14 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
-from jaxpretrain.evaluation.measures import answer_f1, exact_match, interval, resampled, score
+from jaxpretrain.evaluation.measures import (
+    answer_f1,
+    exact_match,
+    interval,
+    noise_of,
+    resampled,
+    score,
+)
 
 
 def confusion(truth, predicted):
@@ -194,22 +201,36 @@ def test_the_spread_of_resampled_means_is_the_standard_error(rows):
     assert found.mean() == pytest.approx(values.mean(), abs=5 * error / 4000**0.5)
 
 
-def test_seeds_are_drawn_again_too():
-    """Means of seeds that differ by themselves only: their standard error, and rows' beside it."""
+def test_few_seeds_have_the_interval_of_student_s_t():
     by_seed = np.array([0.1, 0.5, 0.2, 0.9])
-    found = resampled(lambda seed, _: by_seed[seed], 4, 10, resamples=4000)
-    assert found.std() == pytest.approx(by_seed.std() / 2, rel=0.06)
-    assert len(set(found.round(9))) > 20
-    values = np.random.default_rng(0).normal(size=50)
+    found = resampled(lambda seed, _: by_seed[seed], 4, 10, resamples=20_000)
+    expected = stats.t.interval(0.95, 3, by_seed.mean(), stats.sem(by_seed))
+    assert interval(found) == pytest.approx(expected, abs=0.05)
+    # The rows' noise is beside it: the wider of the two decides.
+    values = 10 * np.random.default_rng(0).normal(size=50)
     both = resampled(lambda s, rows: by_seed[s] + values[rows].mean(), 4, 50, resamples=4000)
-    assert both.var() == pytest.approx(by_seed.var() / 4 + values.var() / 50, rel=0.12)
+    rows_alone = resampled(lambda s, rows: values[rows].mean(), 1, 50, resamples=4000)
+    assert np.ptp(interval(both)) == pytest.approx(np.ptp(interval(rows_alone)), rel=0.08)
+    assert not noise_of([0.3]).any()
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_two_models_that_are_equal_are_seldom_told_apart(seeds):
+    """The noise of the seeds is many times that of the rows; 5 % is what is promised."""
+    rng = np.random.default_rng(seeds)
+    told = 0
+    for _ in range(300):
+        a, b = (noise_of(v) + v.mean() for v in rng.normal(size=(2, seeds)))
+        low, high = interval(a - b)
+        told += low > 0 or high < 0
+    assert told / 300 < 0.05 + 3 * (0.05 * 0.95 / 300) ** 0.5
 
 
 def test_two_models_on_the_same_rows_meet_the_same_draws():
-    values = np.random.default_rng(0).normal(size=(3, 60))
+    values = np.random.default_rng(0).normal(size=60)
 
     def of(shift):
-        return resampled(lambda s, chosen: float(values[s][chosen].mean()) + shift, 3, 60)
+        return resampled(lambda _, chosen: float(values[chosen].mean()) + shift, 1, 60)
 
     assert interval(of(0.0) - of(0.0)) == (0.0, 0.0)
     assert interval(of(1.0) - of(0.0)) == pytest.approx((1.0, 1.0))
