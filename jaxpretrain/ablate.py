@@ -63,7 +63,7 @@ def run(ablation: Ablation, workdir: AnyPath, cells: list[Cell]) -> Results:
                 check_same_config(folder, flatten(config.to_dict()))
             except UserError as error:
                 raise UserError(f"cell {cell.name} was run as something else: {error}") from None
-            if read_json(folder / RESULT)["asked"] == asked:
+            if read_json(folder / RESULT).get("asked") == asked:
                 continue
             say(f"\ncell {cell.name} was measured at other tasks: measuring again")
         left = ""

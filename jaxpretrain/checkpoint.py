@@ -101,6 +101,15 @@ class Checkpoints:
         except Exception as error:
             raise self._unwritten(error) from error
 
+    def has_loss(self, step: int) -> bool:
+        """Whether a checkpoint was saved with its held-out loss."""
+        return bool(self._manager.metrics(step))
+
+    def save_again(self, state: TrainState, held_out_loss: float) -> None:
+        """Saves a state anew, with its loss, where it was saved without: see `save`."""
+        self._manager.delete(int(state.step))
+        self.save(state, held_out_loss)
+
     def restore_latest(self, abstract: TrainState) -> TrainState | None:
         """The state of the latest checkpoint that is good; None if there is none at all.
 

@@ -62,7 +62,7 @@ def gather(ablation: Ablation, workdir: AnyPath, stores: Mapping[str, Store]) ->
             for name, cell in cells.items()
         }
         check_alike(ablation.studied, ablation.budget, held)
-        asked = {name: read_json(folder / RESULT)["asked"] for name, folder in done.items()}
+        asked = {name: read_json(folder / RESULT).get("asked") for name, folder in done.items()}
         first = next(iter(asked))
         for name, one in asked.items():
             if one != asked[first]:

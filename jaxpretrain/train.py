@@ -133,6 +133,13 @@ def run(config: ConfigDict, workdir: AnyPath, verify: bool, held: ExitStack) -> 
         batches = stream(pieces, state, stop)
     if told.is_urgent:
         raise preempted(step, saved=False)
+    if step == stop and not checkpoints.has_loss(step):  # stopped at its end, with no time for it
+        with clock.paused():
+            limit = config.evaluate.batches
+            evaluated = evaluator(state.params, limit, give_up=lambda: told.is_urgent)
+            if evaluated:
+                write_evaluation(step, evaluated, speed, log, progress, clock)
+                checkpoints.save_again(state, evaluated.loss)
     while step < stop:
         step, batch = step + 1, next(batches)
         if balance and (step - 1) % objective.measure_every == 0:

@@ -95,6 +95,33 @@ def stopped(_stopped, tmp_path):
     return shutil.copytree(_stopped, tmp_path / "stopped")
 
 
+def test_a_run_that_was_stopped_at_its_end_measures_its_last_checkpoint(
+    tiny_config_file, tmp_path, monkeypatch
+):
+    config = tiny_run.config(tiny_config_file)
+    train(config, tmp_path / "whole")
+    real = Checkpoints.save
+
+    def no_time(self, state, held_out_loss=None):
+        real(self, state, None if int(state.step) == 8 else held_out_loss)
+
+    monkeypatch.setattr(Checkpoints, "save", no_time)
+    train(config, tmp_path / "cut")
+    monkeypatch.setattr(Checkpoints, "save", real)
+    log = (tmp_path / "cut/metrics.jsonl").read_text().splitlines()
+    kept = [line for line in log if not (json.loads(line)["step"] == 8 and "eval_loss" in line)]
+    (tmp_path / "cut/metrics.jsonl").write_text("\n".join(kept) + "\n")
+    train(config, tmp_path / "cut")
+    found = {}
+    for name in ("whole", "cut"):
+        pieces = assemble(config)
+        checkpoints = Checkpoints(tmp_path / name / "checkpoints", pieces.placement, read_only=True)
+        last = [e["eval_loss"] for e in read_metrics(tmp_path / name) if "eval_loss" in e][-1]
+        found[name] = checkpoints.best(), last
+        checkpoints.close()
+    assert found["cut"] == found["whole"] == (8, found["whole"][1])
+
+
 def test_resuming_gives_the_bits_of_the_uninterrupted_run(straight, tiny_config_file, tmp_path):
     options, config, workdir, _ = straight
     for stop in (4, 6, 0):

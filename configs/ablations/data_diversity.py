@@ -4,6 +4,13 @@
 
 The language reference's topics are about a fifth of the embedded corpus, the docstrings of modules
 the rest. All three cells are measured on the held-out documents of both.
+
+Measured on two CPU cores beside other work (jax 0.10.2), 7.5 minutes, one seed; nats per hidden
+token, and accuracy of the probe on the package of a docstring (chance 0.247):
+
+    diet         topics  modules  both
+    test loss    5.55    4.89     4.51
+    packages     0.517   0.458    0.535
 """
 
 NEXT_TO_NOTHING = 0.001  # one row in a thousand

@@ -5,6 +5,17 @@
 The rate of BERT is 15 %; Wettig et al. 2023 ("Should You Mask 15% in Masked Language Modeling?",
 arXiv 2202.08005) found 40 % better for large models. Every cell is measured with 15 % of the test
 documents' tokens hidden, whatever it was trained with, and by a probe downstream.
+
+Measured on two CPU cores beside other work (jax 0.10.2): 711 s of training, and about 50 s of
+evaluation for each cell. Nats per hidden token, and accuracy of the probe on the package of a
+docstring (chance 0.247), one seed:
+
+    mask_rate    0.05    0.15    0.3     0.5     0.8
+    test loss    6.21    4.42    4.29    4.18    4.53
+    packages     0.255   0.568   0.637   0.738   0.780
+
+At 5 % so few tokens are predicted that the model is hardly better than a unigram model (6.24). What
+the loss likes best is not what the probe likes best.
 """
 
 

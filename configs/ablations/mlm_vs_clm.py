@@ -8,7 +8,7 @@ is, by a probe and by fine-tuning.
 
 
 def get_ablation(size: str = "cpu") -> dict:
-    """Two objectives, two seeds; with ":gpu", 110M parameters and 300M tokens each."""
+    """Two objectives, three seeds; with ":gpu", 110M parameters and 300M tokens each."""
     gpu = size == "gpu"
     return {
         "base": "../base_110m.py" if gpu else "../quickstart.py",
@@ -17,6 +17,6 @@ def get_ablation(size: str = "cpu") -> dict:
             "tasks": {"packages": {"name": "embedded", "method": "both"}},
         },
         "cells": {"mlm": {"objective": {"name": "mlm"}}, "clm": {"objective": {"name": "clm"}}},
-        "seeds": [0, 1],
+        "seeds": [0, 1, 2],
         "budget": {"tokens": 300_000_000 if gpu else 1_800_000},
     }
