@@ -219,7 +219,8 @@ def best_of(drawn: Mapping[str, np.ndarray], better: str) -> str | None:
     difference, replicate by replicate, leaves out 0. None for one group alone, or where there was
     nothing to resample."""
     sign = 1 if better == "higher" else -1
-    best = max(drawn, key=lambda group: sign * drawn[group].mean(), default=None)
+    # The median: Student's t of two seeds has no mean.
+    best = max(drawn, key=lambda group: sign * np.median(drawn[group]), default=None)
     others = [values for group, values in drawn.items() if group != best]
     if not others or not all(values.std() > 0 for values in drawn.values()):
         return None

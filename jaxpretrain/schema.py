@@ -263,7 +263,9 @@ def _read(key: str, kind: Any, text: str) -> Any:
         return text
     try:
         if typing.get_origin(kind) is list:
-            return [_read(key, typing.get_args(kind)[0], one) for one in text.split(",")]
+            return [
+                _read(key, typing.get_args(kind)[0], one) for one in text.strip("[]()").split(",")
+            ]
         if kind is bool:
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
         if kind is int:

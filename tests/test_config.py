@@ -196,7 +196,7 @@ def test_tasks_have_names_of_their_own_and_the_keys_of_their_kind(tmp_path):
 
 
 def test_a_list_is_read_from_the_command_line_with_commas(file):
-    for text, rates in (("1e-4,3e-4", (1e-4, 3e-4)), ("1", (1.0,)), ("1e-4, 2e-4", (1e-4, 2e-4))):
+    for text, rates in (("1e-4,3e-4", (1e-4, 3e-4)), ("[1]", (1.0,)), ("1e-4, 2e-4", (1e-4, 2e-4))):
         found = load(str(file), {"downstream.learning_rates": text}).downstream.learning_rates
         assert tuple(found) == rates and all(type(rate) is float for rate in found)
     file.write_text("def get_config():\n    return {'downstream': {'learning_rates': [1, 2e-3]}}\n")

@@ -6,8 +6,8 @@ The rate of BERT is 15 %; Wettig et al. 2023 ("Should You Mask 15% in Masked Lan
 arXiv 2202.08005) found 40 % better for large models. Every cell is measured with 15 % of the test
 documents' tokens hidden, whatever it was trained with, and by a probe downstream.
 
-Measured on two CPU cores beside other work (jax 0.10.2): 711 s of training, and about 50 s of
-evaluation for each cell. Nats per hidden token, and accuracy of the probe on the package of a
+Measured on two CPU cores beside other work (jax 0.10.2): 711 s of training in all, and 44 s
+of evaluation for each cell. Nats per hidden token, and accuracy of the probe on the package of a
 docstring (chance 0.247), one seed:
 
     mask_rate    0.05    0.15    0.3     0.5     0.8
