@@ -194,7 +194,7 @@ def columns(
     for key in keys:
         having = [row["group"] for row in rows if key in row["values"]]
         if key in ("loss", "bits_per_byte"):
-            column = _loss_column(key, cells)
+            column = loss_column(key, cells)
         else:
             task = next(c["tasks"][key] for c in cells.values() if key in c["tasks"])
             column = Column(
@@ -228,7 +228,7 @@ def best_of(drawn: Mapping[str, np.ndarray], better: str) -> str | None:
     return best if all(above) else None
 
 
-def _loss_column(key: str, cells: dict[str, CellResult]) -> Column:
+def loss_column(key: str, cells: dict[str, CellResult]) -> Column:
     """The loss, or bits per byte; comparable where the same is predicted of the same text."""
     settings = [cell["settings"] for cell in cells.values()]
 

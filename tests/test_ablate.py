@@ -15,7 +15,7 @@ from jaxpretrain.assemble import assemble
 from jaxpretrain.config import complete, make_objective, model_config
 from jaxpretrain.data.vocab import blank_vocab
 from jaxpretrain.errors import UserError
-from jaxpretrain.gather import best_of
+from jaxpretrain.gather import best_of, loss_column
 from jaxpretrain.main import main
 from jaxpretrain.models.transformer import Backbone
 from jaxpretrain.train import train
@@ -141,7 +141,7 @@ def task_file(tmp_path):
 
 
 def test_an_ablation_that_was_killed_half_way_ends_in_the_same_report(
-    written, task_file, tmp_path, monkeypatch
+    written, task_file, tmp_path, monkeypatch, capsys
 ):
     change = {
         "tasks": {"cats": {"name": "files", "path": str(task_file)}},
@@ -184,6 +184,19 @@ def test_an_ablation_that_was_killed_half_way_ends_in_the_same_report(
     assert [column["key"] for column in one["columns"]] == ["loss", "cats/probe"]
     assert all(column["comparable"] for column in one["columns"])
 
+    # Other tasks are measured again, all of them, and nothing is trained again.
+    before = (cut / "cells/mask_rate=0.4/metrics.jsonl").read_text()
+    change["tasks"]["cats"]["metric"] = "f1"
+    file = written(grid={"objective.mask_rate": [0.1, 0.4]}, change=change)
+    capsys.readouterr()
+    assert main(["ablate", f"--config={file}", f"--workdir={cut}", "--cell=1"]) == 2
+    assert "were not measured at the same downstream tasks" in capsys.readouterr().err
+    assert main(["ablate", f"--config={file}", f"--workdir={cut}"]) == 0
+    assert "cell mask_rate=0.1 was measured at other tasks" in capsys.readouterr().out
+    found = json.loads((cut / "results.json").read_text())
+    assert {cell["tasks"]["cats/probe"]["metric"] for cell in found["cells"].values()} == {"f1"}
+    assert (cut / "cells/mask_rate=0.4/metrics.jsonl").read_text() == before
+
 
 def test_a_task_that_cannot_be_read_is_said_before_anything_is_trained(written, tmp_path, capsys):
     change = {"tasks": {"cats": {"name": "files", "path": "none"}}}
@@ -193,37 +206,28 @@ def test_a_task_that_cannot_be_read_is_said_before_anything_is_trained(written, 
     assert not (tmp_path / "runs/cells").exists()
 
 
-def test_cells_are_measured_again_at_other_tasks_and_never_mixed(
-    written, task_file, tmp_path, capsys
-):
-    def ablation(metric):
-        cats = {"name": "files", "path": str(task_file), "metric": metric}
-        grid = {"objective.mask_rate": [0.1, 0.4]}
-        return written(grid=grid, change={"tasks": {"cats": cats}})
-
-    arguments = [f"--config={ablation('accuracy')}", f"--workdir={tmp_path / 'runs'}"]
-    assert main(["ablate", *arguments]) == 0
-    before = (tmp_path / "runs/cells/mask_rate=0.4/metrics.jsonl").read_text()
-    ablation("f1")
-    assert main(["ablate", *arguments, "--cell=1"]) == 2
-    assert "were not measured at the same downstream tasks" in capsys.readouterr().err
-    assert main(["ablate", *arguments]) == 0
-    assert "cell mask_rate=0.1 was measured at other tasks" in capsys.readouterr().out
-    found = json.loads((tmp_path / "runs/results.json").read_text())
-    assert {cell["tasks"]["cats/probe"]["metric"] for cell in found["cells"].values()} == {"f1"}
-    # Nothing was trained again.
-    assert (tmp_path / "runs/cells/mask_rate=0.4/metrics.jsonl").read_text() == before
-
-
-def test_the_loss_of_a_mixture_is_not_compared_where_its_weights_differ(written, tmp_path):
-    def mixture(weight):
-        tasks = {"clm": {"name": "clm", "weight": weight}, "mlm": {"name": "mlm"}}
-        return {"objective": {"name": "mixture", "mode": "shared", "tasks": tasks}}
-
-    file = written(cells={"even": mixture(1.0), "loud": mixture(30.0)})
-    assert main(["ablate", f"--config={file}", f"--workdir={tmp_path / 'runs'}"]) == 0
-    loss = json.loads((tmp_path / "runs/results.json").read_text())["columns"][0]
-    assert not loss["comparable"] and "enter its loss" in loss["note"] and loss["best"] is None
+@pytest.mark.parametrize(
+    ("key", "one", "other", "note"),
+    [
+        ("objective.mask_rate", 0.1, 0.4, ""),
+        ("seed", 0, 1, ""),
+        ("source.parts.web.weight", 0.1, 0.4, ""),
+        ("objective.tasks.clm.weight", 1.0, 30.0, "enter its loss"),
+        ("objective.eval_mask_rate", 0.1, 0.4, "enter its loss"),
+        ("objective.name", "mlm", "clm", "different objectives"),
+        ("source.path", "a", "b", "the test documents are not the same"),
+        ("tokenizer.vocab_size", 100, 200, "the tokens are not the same"),
+        ("data.length", 32, 64, "rows of another length"),
+    ],
+)
+def test_losses_are_compared_where_they_are_of_the_same_thing(key, one, other, note):
+    test = {"loss": 1.0, "token_loss": 1.0}
+    cells = {
+        str(value): {"settings": {"objective.name": "mlm", key: value}, "test": test}
+        for value in (one, other)
+    }
+    column = loss_column("loss", cells)
+    assert column["comparable"] == (not note) and note in column["note"]
 
 
 def test_seeds_are_one_group_and_losses_of_other_objectives_are_not_compared(written, tmp_path):
