@@ -148,10 +148,14 @@ def overfitting(results: Results) -> list[Finding]:
         gap = gaps[row["group"]]
         if gap is None or gap["low"] <= 0 or gap["mean"] <= GAP:
             continue
+        # A group that has learned less has a smaller gap: only one that is no worse on other text
+        # tells what could be had without it.
         others = [
             (other["group"], gaps[other["group"]])
             for other in results["rows"]
-            if gaps[other["group"]] and objective(results, other) == objective(results, row)
+            if gaps[other["group"]]
+            and objective(results, other) == objective(results, row)
+            and _validation(results, other) <= _validation(results, row)
         ]
         least, smallest = min(others, key=lambda pair: pair[1]["mean"])
         larger = apart(gap, smallest) and gap["mean"] - smallest["mean"] > GAP and comparable
@@ -178,6 +182,12 @@ def overfitting(results: Results) -> list[Finding]:
             "uniform_data",
         )
     ]
+
+
+def _validation(results: Results, row: Row) -> float:
+    """The validation loss of a group; infinite where there is none."""
+    values = [cell["validation"].get("loss") for cell in cells_of(results, row)]
+    return statistics.fmean(math.inf if value is None else value for value in values)
 
 
 def _gap(results: Results, row: Row) -> Interval | None:

@@ -101,6 +101,8 @@ def test_training_text_learned_by_heart():
         ({"few": memorizing(3.2), "many": memorizing(3.35, half=0.15)}, None),
         ({"few": memorizing(2.9), "many": memorizing(3.45)}, [LOSS_APART]),
         ({"few": memorizing(2.9), "many": memorizing(3.45, objective="clm")}, None),
+        # One that has learned less has a smaller gap, and that says nothing.
+        ({"few": memorizing(2.9), "many": memorizing(5.95, validation=6.0)}, None),
     ],
 )
 def test_nothing_learned_by_heart(groups, columns):
