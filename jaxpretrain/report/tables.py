@@ -52,7 +52,12 @@ def comparison(results: Results) -> list[Any]:
         [row["group"], *(_value(row, column) for column in results["columns"])]
         for row in results["rows"]
     ]
-    notes = ["Means over seeds with 95 % intervals."]
+    several = any(len(row["cells"]) > 1 for row in results["rows"])
+    notes = [
+        "Means over pretraining seeds, with 95 % intervals over test rows and seeds."
+        if several
+        else "One pretraining seed each: the 95 % intervals are over test rows, not over pretrainings."
+    ]
     if any(c["best"] is not None for c in results["columns"]):
         notes.append(
             f"{BEST} best: better than each other group by a difference whose 95 % interval "
