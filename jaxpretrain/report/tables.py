@@ -56,7 +56,7 @@ def comparison(results: Results) -> list[Any]:
     notes = [
         "Means over pretraining seeds, with 95 % intervals over test rows and seeds."
         if several
-        else "One pretraining seed each: the 95 % intervals are over test rows, not over pretrainings."
+        else "One pretraining seed each: the 95 % intervals are over test rows alone."
     ]
     if any(c["best"] is not None for c in results["columns"]):
         notes.append(
