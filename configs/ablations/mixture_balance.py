@@ -3,6 +3,11 @@
     jaxpretrain ablate --config=configs/ablations/mixture_balance.py
 
 The report shows each task's share of the gradient over the training.
+
+Measured on two CPU cores (jax 0.10.2), 8 min 10 s, one seed. With clm 30 times louder it holds 90 %
+of the gradient, and the report says that it drowns out mlm. The probe on the package of a docstring
+cannot tell the three apart: 0.524 even, 0.511 loud, 0.531 kept in balance (chance 0.247, intervals
+0.09 wide).
 """
 
 
