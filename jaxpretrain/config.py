@@ -127,7 +127,7 @@ def complete(raw: Mapping[str, Any] | ConfigDict) -> ConfigDict:
         raise UnknownKey(min(unknown), [*SECTIONS, "seed"])
     done: dict[str, Any] = {"seed": checked("seed", Setting(int, 0), raw.get("seed", 0))}
     for name, section in SECTIONS.items():
-        given = raw.get(name, getattr(section, "default", {}) if name == "tasks" else {})
+        given = raw.get(name, section.default if isinstance(section, Named) else {})
         if not isinstance(given, Mapping):
             raise UserError(
                 f"config.{name} is {text_of(given)!r}: it is a section, set the keys below it"

@@ -155,7 +155,8 @@ def under_others(
         pieces: of the run.
         params: of its checkpoint.
         split: "test" or "validation".
-        names: of objectives; "all" stands for those that the backbone can compute.
+        names: of objectives; "all" stands for those that the backbone can compute. The run's own
+            is left out.
         skip: leave out what cannot be computed.
 
     Raises:
@@ -163,6 +164,8 @@ def under_others(
     """
     found = {}
     for name in OBJECTIVES if "all" in names else dict.fromkeys(names):
+        if name == pieces.objective.name:
+            continue
         raw = pieces.config.to_dict() | {"objective": {"name": name}}
         raw["data"]["view"] = "auto"
         try:
@@ -177,8 +180,7 @@ def under_others(
                 f"the loss under {name} cannot be measured on this run: {error}"
             ) from None
         part = {key: params[key] for key in other.abstract.params}
-        if name != pieces.objective.name:
-            found[name] = Evaluator(other, split)(part)._asdict()
+        found[name] = Evaluator(other, split)(part)._asdict()
     return found
 
 

@@ -139,6 +139,8 @@ def run(config: ConfigDict, workdir: AnyPath, verify: bool, held: ExitStack) -> 
             evaluated = evaluator(state.params, limit, give_up=lambda: told.is_urgent)
             if evaluated:
                 write_evaluation(step, evaluated, speed, log, progress, clock)
+                if still_ours:
+                    still_ours()
                 checkpoints.save_again(state, evaluated.loss)
     while step < stop:
         step, batch = step + 1, next(batches)

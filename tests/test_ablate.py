@@ -15,10 +15,11 @@ from jaxpretrain.assemble import assemble
 from jaxpretrain.config import complete, make_objective, model_config
 from jaxpretrain.data.vocab import blank_vocab
 from jaxpretrain.errors import UserError
-from jaxpretrain.gather import best_of, loss_column
+from jaxpretrain.gather import best_of, data_of, loss_column
 from jaxpretrain.main import main
 from jaxpretrain.models.transformer import Backbone
 from jaxpretrain.train import train
+from support.memory_set import MemorySet
 
 
 @pytest.fixture
@@ -247,6 +248,25 @@ def test_seeds_are_one_group_and_losses_of_other_objectives_are_not_compared(wri
     assert "different objectives" in loss["note"] and bits["comparable"]
     assert found["cells"]["clm,seed=0"]["others"].keys() == {"mlm"}
     assert found["cells"]["mlm,seed=0"]["others"].keys() == {"clm"}
+
+
+def test_a_source_that_was_as_good_as_not_read_is_not_of_the_diet():
+    class Stored:
+        path = "store"
+
+        def sets(self, split):
+            assert split == "train"
+            return [MemorySet(name, [[20, 21, 22]] * 5) for name in ("a", "b")]
+
+    def cell(a, b):
+        weights = {"source.parts.a.weight": a, "source.parts.b.weight": b}
+        return {"settings": weights, "tokens": 1000}
+
+    cells = {"one": cell(1.0, 0.001), "both": cell(1.0, 3.0), "again": cell(1.0, 3.0)}
+    found = data_of(cells, dict.fromkeys(cells, Stored()))
+    assert [diet["cells"] for diet in found] == [["one"], ["both", "again"]]
+    assert [diet["sources"] for diet in found] == [{"a": 999}, {"a": 250, "b": 750}]
+    assert [diet["documents"] for diet in found] == [10, 10]
 
 
 def test_best_is_who_is_better_beyond_the_noise_of_paired_rows():

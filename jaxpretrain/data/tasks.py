@@ -110,7 +110,31 @@ class EmbeddedTask(TaskSource):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileTask(TaskSource):
+class FieldsTask(TaskSource):
+    """Rows of named fields.
+
+    Attributes:
+        text: the field with the text; empty finds the usual ones.
+        second: the field with the second text of a pair.
+        label: the field with the label.
+    """
+
+    text: str = ""
+    second: str = ""
+    label: str = "label"
+
+    @abstractmethod
+    def rows(self, split: str) -> list[tuple[str, dict]]:
+        """The rows of "train", "dev" or "test", each with its place; see `TaskSource.load`."""
+
+    def load(self) -> TaskRows:
+        """See `TaskSource.load`."""
+        rows = {split: self.rows(split) for split in SPLITS}
+        return labelled(rows, kind=self.kind, text=self.text, second=self.second, label=self.label)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileTask(FieldsTask):
     """Rows in local files: JSON lines, or tab-separated with the names of the fields in the first
     line.
 
@@ -120,25 +144,15 @@ class FileTask(TaskSource):
         train: another file to train on; "none" for none.
         dev: another file to choose by.
         test: another file to test on.
-        text: the field with the text; empty finds the usual ones.
-        second: the field with the second text of a pair.
-        label: the field with the label.
     """
 
     path: str = ""
     train: str = ""
     dev: str = ""
     test: str = ""
-    text: str = ""
-    second: str = ""
-    label: str = "label"
 
-    def load(self) -> TaskRows:
-        """See `TaskSource.load`."""
-        rows = {split: self._rows(split) for split in SPLITS}
-        return labelled(rows, kind=self.kind, text=self.text, second=self.second, label=self.label)
-
-    def _rows(self, split: str) -> list[tuple[str, dict]]:
+    def rows(self, split: str) -> list[tuple[str, dict]]:
+        """See `FieldsTask.rows`."""
         given = getattr(self, split)
         if given == "none":
             return []
@@ -159,7 +173,7 @@ class FileTask(TaskSource):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TfdsTask(TaskSource):
+class TfdsTask(FieldsTask):
     """Rows of a TFDS dataset such as ``glue/sst2``, ``super_glue/boolq`` or ``squad``.
 
     Attributes:
@@ -169,9 +183,6 @@ class TfdsTask(TaskSource):
         train: split to train on.
         dev: split to choose by.
         test: split to test on; that of GLUE has no labels, so validation stands for it.
-        text: the feature with the text; empty finds the usual ones.
-        second: the feature with the second text of a pair.
-        label: the feature with the label.
     """
 
     dataset: str = ""
@@ -180,21 +191,12 @@ class TfdsTask(TaskSource):
     train: str = "train[:90%]"
     dev: str = "train[90%:]"
     test: str = "validation"
-    text: str = ""
-    second: str = ""
-    label: str = "label"
 
-    def load(self) -> TaskRows:
-        """See `TaskSource.load`."""
-        rows = {}
-        for split in SPLITS:
-            asked = getattr(self, split)
-            found = tfds_examples(self.dataset, asked, self.data_dir, self.download)
-            rows[split] = [
-                (f"{self.dataset}:{asked}[{number}]", plain(row))
-                for number, row in enumerate(found)
-            ]
-        return labelled(rows, kind=self.kind, text=self.text, second=self.second, label=self.label)
+    def rows(self, split: str) -> list[tuple[str, dict]]:
+        """See `FieldsTask.rows`."""
+        asked = getattr(self, split)
+        found = tfds_examples(self.dataset, asked, self.data_dir, self.download)
+        return [(f"{self.dataset}:{asked}[{n}]", plain(row)) for n, row in enumerate(found)]
 
 
 @dataclass(frozen=True, kw_only=True)

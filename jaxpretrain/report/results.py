@@ -99,7 +99,7 @@ class CellResult(TypedDict):
         group: cells of one group differ in ``seed`` only.
         seed: of the pretraining.
         settings: all of the config, by dotted key.
-        versions: of jaxpretrain, jax and python, and the device, by name.
+        versions: of jaxpretrain and jax, and the device, by name.
         parameters: how many.
         steps: updates.
         tokens: read in training.
