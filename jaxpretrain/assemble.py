@@ -1,5 +1,6 @@
 """From a complete config to the pieces that training and evaluation work with."""
 
+import copy
 import hashlib
 import itertools
 import json
@@ -322,6 +323,13 @@ class Evaluator:
         self._step = jit_eval_step(pieces.objective, pieces.abstract.params, pieces.placement)
         self._counts = training_counts(pieces)
         self._pieces, self._split, self._source = pieces, split, source
+
+    def on(self, split: str, source: str = "") -> "Evaluator":
+        """The same, compiled once for both, on another split or source."""
+        held_out_rows(self._pieces, split, source)
+        other = copy.copy(self)
+        other._split, other._source = split, source
+        return other
 
     def __call__(
         self,

@@ -74,8 +74,13 @@ def evaluate(
     found["loss_interval"] = interval(replicates["loss"])
     found["others"] = under_others(pieces, params, split, others, skip=for_report)
     if for_report:
-        found["train"] = Evaluator(pieces, "train")(params, limit=len(by_batch))._asdict()
-        found["by_source"] = by_source(pieces, params, split)
+        found["train"] = evaluator.on("train")(params, limit=len(by_batch))._asdict()
+        sources = [one.name for one in pieces.store.sets(split) if one.documents]
+        found["by_source"] = (
+            {name: evaluator.on(split, name)(params).loss for name in sources}
+            if len(sources) > 1
+            else {}
+        )
     for line in describe(pieces, found):
         say(line)
     found["samples"] = examples(pieces, params, split)
@@ -182,14 +187,6 @@ def under_others(
         part = {key: params[key] for key in other.abstract.params}
         found[name] = Evaluator(other, split)(part)._asdict()
     return found
-
-
-def by_source(pieces: Pieces, params: dict, split: str) -> dict[str, float]:
-    """The loss on each source's documents, where there are several sources."""
-    names = [one.name for one in pieces.store.sets(split) if one.documents]
-    if len(names) < 2:
-        return {}
-    return {name: Evaluator(pieces, split, name)(params).loss for name in names}
 
 
 def task_lines(name: str, result: dict) -> list[str]:

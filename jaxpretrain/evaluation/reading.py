@@ -3,7 +3,8 @@
 The rows are padded arrays; `vectors` gives one vector for each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import jax
@@ -140,11 +141,18 @@ def vectors(
         whole: sharding of what every process has, where there are several.
     """
 
+    return in_batches(_reader(objective, pooling, whole), params, rows)
+
+
+@lru_cache(maxsize=8)
+def _reader(objective: Objective, pooling: str, whole) -> Callable:
+    """The compiled function of `vectors`: the same for all rows that one model reads."""
+
     def read(params, part):
         pooled = pool(stream(objective, params, part), part.segments, pooling)
         return pooled.astype(jnp.float32)
 
-    return in_batches(jax.jit(read, out_shardings=whole), params, rows)
+    return jax.jit(read, out_shardings=whole)
 
 
 def in_batches(function, params: dict, rows: Rows) -> np.ndarray:
