@@ -16,26 +16,14 @@ import time
 from pathlib import Path
 
 import jax
-import numpy as np
 
+from benchmarks.made_up import text, vocabulary
 from jaxpretrain.assemble import abstract_batch, build
 from jaxpretrain.checkpoint import Checkpoints
 from jaxpretrain.config import load
-from jaxpretrain.data.vocab import blank_vocab
 from jaxpretrain.main import quiet_libraries, take_overrides
 from jaxpretrain.state import init_state
 from jaxpretrain.step import jit_train_step
-from jaxpretrain.types import Batch
-
-
-def random_batch(vocab_size: int, first: int, rows: int, length: int) -> Batch:
-    """Rows of random tokens, one document each."""
-    rng = np.random.default_rng(0)
-    wide = np.ones((rows, length), np.int32)
-    numbers = np.arange(rows, dtype=np.int32)
-    tokens = rng.integers(first, vocab_size, (rows, length)).astype(np.int32)
-    positions = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
-    return Batch(tokens, wide, positions, numbers, 0 * numbers, numbers)
 
 
 def main() -> None:
@@ -49,10 +37,10 @@ def main() -> None:
     options = parser.parse_args(arguments)
     quiet_libraries()
     config = load(options.config, overrides)
-    vocab = blank_vocab(config.tokenizer.vocab_size)
+    vocab = vocabulary(config.tokenizer.vocab_size)
     pieces = build(config, vocab)
     batch = jax.device_put(
-        random_batch(vocab.size, vocab.first_regular, config.data.batch_size, config.data.length),
+        text(config.data.batch_size, config.data.length, vocab),
         pieces.placement.batch,
     )
     step = (

@@ -1,17 +1,24 @@
-"""Weights of Hugging Face models as parameters of the backbone: BERT and GPT-2.
+"""Hugging Face models as configs and parameters of our backbone, and back.
 
-Each family is a table from our parameter names to theirs, with the few reshapes between them, and
-a function from their ``config.json`` to our switches.
+What a family is, is said in `families.py`; here is what is done with it.
 """
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxpretrain.errors import UserError
+from jaxpretrain.interop.families import FAMILIES, Family
+from jaxpretrain.interop.tensors import to_ours, to_theirs
 from jaxpretrain.models.config import TransformerConfig
 from jaxpretrain.models.presets import PRESETS
+from jaxpretrain.models.transformer import Backbone
+
+# How it is computed, which is not a part of what it is.
+HOW = ("dtype", "attention", "scan_layers", "remat")
 
 
 def import_model(
@@ -27,175 +34,112 @@ def import_model(
         The switches and the nested dict of float32 arrays.
 
     Raises:
-        UserError: a family that is not known, or an option that the backbone does not have.
+        UserError: a family that is not known, an option that the backbone does not have, or
+            tensors that are missing or of another shape than the config says.
     """
-    family = config.get("model_type")
-    if family not in FAMILIES:
+    family = _family(config.get("model_type"))
+    ours = switches(config)
+    shapes = jax.eval_shape(Backbone(ours).init, jax.random.key(0))
+    return ours, to_ours(family.table, tensors, shapes)
+
+
+def export_model(
+    name: str, config: TransformerConfig, params: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The inverse of `import_model`.
+
+    Args:
+        name: of the family: one of `FAMILIES`.
+        config: the backbone's.
+        params: its parameters and any heads that the family has a name for; others are left out.
+
+    Returns:
+        ``config.json`` and the tensors by name. Tied tensors are there once.
+
+    Raises:
+        UserError: the family cannot be what the config says.
+    """
+    return settings(name, config), to_theirs(_family(name).table, params)
+
+
+def switches(config: Mapping[str, Any]) -> TransformerConfig:
+    """Our switches of a ``config.json``; errors as for `import_model`."""
+    family = _family(config.get("model_type"))
+    for key, allowed in family.options.items():
+        if config.get(key) not in allowed:
+            raise UserError(
+                f"{key} is {config.get(key)!r} in the model's config.json: only "
+                f"{', '.join(repr(a) for a in allowed if a is not None)} can be imported"
+            )
+    values: dict[str, Any] = {"mlp_width": 0}
+    for ours, (theirs, *_) in family.sizes.items():
+        if config.get(theirs) is not None:  # else there is a default, which is ours too
+            values[ours] = config[theirs]
+        elif ours in ("vocab_size", "width", "layers", "heads"):
+            raise UserError(f"the model's config.json has no {theirs}: it is incomplete")
+    return TransformerConfig(**PRESETS[family.preset] | values | _read_rope(family, config))
+
+
+def settings(name: str, config: TransformerConfig) -> dict[str, Any]:
+    """The ``config.json`` of a backbone; arguments and errors as for `export_model`."""
+    family = _family(name)
+    preset = TransformerConfig(**PRESETS[family.preset])
+    derived = {
+        "mlp_width": config.size_of_mlp,
+        "kv_heads": config.number_of_kv_heads,
+        "head_width": config.size_of_head,
+        "embedding_width": config.size_of_embedding,
+    }
+    # What follows from the other sizes, where a family has no key for it.
+    usual = {
+        "mlp_width": 4 * config.width,
+        "kv_heads": config.heads,
+        "head_width": config.width // config.heads,
+        "embedding_width": config.width,
+    }
+    written: dict[str, Any] = {"model_type": name}
+    free = {*HOW, *family.sizes}
+    if name == "llama":
+        free.add("rotary_base")
+        written["rope_theta"] = config.rotary_base
+        written["rope_parameters"] = {"rope_type": "default", "rope_theta": config.rotary_base}
+    for ours, theirs in family.sizes.items():
+        value = derived.get(ours, getattr(config, ours))
+        for key in theirs:
+            if written.setdefault(key, value) != value:
+                raise UserError(
+                    f"model.{ours} is {value}, and a Hugging Face {name} has {key} for it, which "
+                    f"is {written[key]} already: make the two the same"
+                )
+    for field in fields(TransformerConfig):
+        have = derived.get(field.name, getattr(config, field.name))
+        need = usual.get(field.name, getattr(preset, field.name))
+        unused = field.name.startswith(("relative_", "rotary_", "init_scale", "max_length"))
+        if field.name not in free and not unused and have != need:
+            raise UserError(
+                f"model.{field.name} is {have!r}, and a Hugging Face {name} has {need!r}: it "
+                "cannot be exported as one"
+            )
+    return written | {key: allowed[0] for key, allowed in family.options.items()}
+
+
+def _family(name: Any) -> Family:
+    if name not in FAMILIES:
         raise UserError(
-            f"the model type is {family!r}: it must be one of {', '.join(sorted(FAMILIES))}"
+            f"the model type is {name!r}: it must be one of {', '.join(sorted(FAMILIES))}"
         )
-    to_config, to_params = FAMILIES[family]
-    _require(config, "tie_word_embeddings", (True, None))
-    try:
-        ours = to_config(config)
-        return ours, to_params(ours, tensors)
-    except KeyError as error:
-        raise UserError(f"the {family} model has no {error}: its files are incomplete") from None
+    return FAMILIES[name]
 
 
-def bert_config(config: Mapping[str, Any]) -> TransformerConfig:
-    """Switches of ``BertForMaskedLM``."""
-    _require(config, "hidden_act", ("gelu",))
-    _require(config, "position_embedding_type", ("absolute", None))
-    return TransformerConfig(
-        **PRESETS["bert"]
-        | {
-            "vocab_size": config["vocab_size"],
-            "width": config["hidden_size"],
-            "layers": config["num_hidden_layers"],
-            "heads": config["num_attention_heads"],
-            "mlp_width": config["intermediate_size"],
-            "max_length": config["max_position_embeddings"],
-            "token_types": config["type_vocab_size"],
-            "norm_epsilon": config["layer_norm_eps"],
-            "dropout": config["hidden_dropout_prob"],
-            "attention_dropout": config["attention_probs_dropout_prob"],
-        }
-    )
-
-
-def bert_params(config: TransformerConfig, tensors: Mapping[str, np.ndarray]) -> dict:
-    """Parameters of ``BertForMaskedLM``, whose matrices are stored output first."""
-    heads, size, width = config.heads, config.size_of_head, config.width
-
-    def dense(name: str) -> dict:
-        return {"kernel": tensors[f"{name}.weight"].T, "bias": tensors[f"{name}.bias"]}
-
-    def norm(name: str) -> dict:
-        return {"scale": tensors[f"{name}.weight"], "bias": tensors[f"{name}.bias"]}
-
-    def into_heads(name: str) -> dict:
-        flat = dense(name)
-        return {
-            "kernel": flat["kernel"].reshape(width, heads, size),
-            "bias": flat["bias"].reshape(heads, size),
-        }
-
-    def block(number: int) -> dict:
-        at = f"bert.encoder.layer.{number}"
-        output = dense(f"{at}.attention.output.dense")
-        return {
-            "attention": {
-                "query": into_heads(f"{at}.attention.self.query"),
-                "key": into_heads(f"{at}.attention.self.key"),
-                "value": into_heads(f"{at}.attention.self.value"),
-                "output": output | {"kernel": output["kernel"].reshape(heads, size, width)},
-            },
-            "attention_norm": norm(f"{at}.attention.output.LayerNorm"),
-            "mlp": {
-                "up": dense(f"{at}.intermediate.dense"),
-                "down": dense(f"{at}.output.dense"),
-            },
-            "mlp_norm": norm(f"{at}.output.LayerNorm"),
-        }
-
-    embeddings, head = "bert.embeddings", "cls.predictions"
-    return _float32(
-        {
-            "tokens": {"embedding": tensors[f"{embeddings}.word_embeddings.weight"]},
-            "positions": {"embedding": tensors[f"{embeddings}.position_embeddings.weight"]},
-            "types": {"embedding": tensors[f"{embeddings}.token_type_embeddings.weight"]},
-            "embedding_norm": norm(f"{embeddings}.LayerNorm"),
-            "stack": {"blocks": _stack([block(number) for number in range(config.layers)])},
-            "head": {
-                "transform": dense(f"{head}.transform.dense"),
-                "norm": norm(f"{head}.transform.LayerNorm"),
-                "bias": tensors[f"{head}.bias"],
-            },
-        }
-    )
-
-
-def gpt2_config(config: Mapping[str, Any]) -> TransformerConfig:
-    """Switches of ``GPT2LMHeadModel``."""
-    _require(config, "activation_function", ("gelu_new",))
-    _require(config, "scale_attn_weights", (True, None))
-    _require(config, "scale_attn_by_inverse_layer_idx", (False, None))
-    return TransformerConfig(
-        **PRESETS["gpt2"]
-        | {
-            "vocab_size": config["vocab_size"],
-            "width": config["n_embd"],
-            "layers": config["n_layer"],
-            "heads": config["n_head"],
-            "mlp_width": config.get("n_inner") or 0,
-            "max_length": config["n_positions"],
-            "norm_epsilon": config["layer_norm_epsilon"],
-            "dropout": config["resid_pdrop"],
-            "attention_dropout": config["attn_pdrop"],
-        }
-    )
-
-
-def gpt2_params(config: TransformerConfig, tensors: Mapping[str, np.ndarray]) -> dict:
-    """Parameters of ``GPT2LMHeadModel``, whose matrices are stored input first."""
-    heads, size, width = config.heads, config.size_of_head, config.width
-
-    def dense(name: str) -> dict:
-        return {"kernel": tensors[f"{name}.weight"], "bias": tensors[f"{name}.bias"]}
-
-    def norm(name: str) -> dict:
-        return {"scale": tensors[f"{name}.weight"], "bias": tensors[f"{name}.bias"]}
-
-    def block(number: int) -> dict:
-        at = f"transformer.h.{number}"
-        joined = dense(f"{at}.attn.c_attn")
-        kernels = np.split(joined["kernel"], 3, axis=1)
-        biases = np.split(joined["bias"], 3)
-        output = dense(f"{at}.attn.c_proj")
-        attention = {
-            name: {"kernel": k.reshape(width, heads, size), "bias": b.reshape(heads, size)}
-            for name, k, b in zip(("query", "key", "value"), kernels, biases, strict=True)
-        }
-        attention["output"] = output | {"kernel": output["kernel"].reshape(heads, size, width)}
-        return {
-            "attention_norm": norm(f"{at}.ln_1"),
-            "attention": attention,
-            "mlp_norm": norm(f"{at}.ln_2"),
-            "mlp": {"up": dense(f"{at}.mlp.c_fc"), "down": dense(f"{at}.mlp.c_proj")},
-        }
-
-    return _float32(
-        {
-            "tokens": {"embedding": tensors["transformer.wte.weight"]},
-            "positions": {"embedding": tensors["transformer.wpe.weight"]},
-            "stack": {
-                "blocks": _stack([block(number) for number in range(config.layers)]),
-                "final_norm": norm("transformer.ln_f"),
-            },
-        }
-    )
-
-
-FAMILIES = {"bert": (bert_config, bert_params), "gpt2": (gpt2_config, gpt2_params)}
-
-
-def _require(config: Mapping[str, Any], key: str, allowed: tuple) -> None:
-    if config.get(key) not in allowed:
+def _read_rope(family: Family, config: Mapping[str, Any]) -> dict[str, float]:
+    """The base of rotary positions, which newer files keep in a dict of its own."""
+    if family.preset != "llama":
+        return {}
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
         raise UserError(
-            f"{key} is {config.get(key)!r} in the model's config.json: only "
-            f"{', '.join(repr(a) for a in allowed if a is not None)} can be imported"
+            f"the rotary positions are scaled ({kind!r}) in the model's config.json: only plain "
+            "ones ('default') can be imported"
         )
-
-
-def _stack(blocks: list[dict]) -> dict:
-    first = blocks[0]
-    if not isinstance(first, dict):
-        return np.stack(blocks)
-    return {key: _stack([block[key] for block in blocks]) for key in first}
-
-
-def _float32(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: _float32(value) for key, value in tree.items()}
-    return np.asarray(tree, np.float32)
+    return {"rotary_base": rope.get("rope_theta") or config.get("rope_theta") or 10_000.0}
