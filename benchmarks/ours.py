@@ -23,7 +23,7 @@ from jaxpretrain.chips import chip_of
 from jaxpretrain.config import load
 from jaxpretrain.interop.huggingface import export_model
 from jaxpretrain.main import quiet_libraries, take_overrides
-from jaxpretrain.models.transformer import Backbone, computing_dtype
+from jaxpretrain.models.transformer import Backbone, settled_here
 from jaxpretrain.objectives.rtd import TIED
 from jaxpretrain.state import init_state
 from jaxpretrain.step import jit_train_step, progress_at, run_key
@@ -83,7 +83,7 @@ def main() -> None:
             "parameters": parameters,
             "losses": loss,
             "device": device.device_kind,
-            "dtype": computing_name(pieces.objective.backbone),
+            "dtype": settled_here(pieces.objective.backbone.config).dtype,
             "tokens": rows * length,
             "flops": pieces.objective.flops(length) * rows,
             "peak_flops": chip.flops if chip else None,
@@ -92,11 +92,6 @@ def main() -> None:
         },
         answer,
     )
-
-
-def computing_name(backbone: Backbone) -> str:
-    """The type that activations have, by name."""
-    return jnp.dtype(computing_dtype(backbone.config)).name
 
 
 def heldout_terms(pieces: Pieces, params: dict, batch) -> dict[str, float]:
@@ -147,7 +142,7 @@ def write(folder: Path, pieces: Pieces, params: dict, batch) -> int:
     about = {
         "objective": objective.name,
         "models": described,
-        "dtype": computing_name(objective.backbone),
+        "dtype": settled_here(objective.backbone.config).dtype,
         "optimizer": config.optimizer.to_dict(),
         "pad": int(objective.vocab.pad),
         "settings": config.objective.to_dict(),

@@ -20,17 +20,19 @@ class Worker:
     Args:
         command: to start it.
         name: for messages.
-        environment: variables besides those of this process.
+
+    It has large pages if the C library gives them out: `jaxpretrain` asks for them, and a peer
+    should be no worse off.
     """
 
-    def __init__(self, command: list[str], name: str, environment: dict[str, str] | None = None):
+    def __init__(self, command: list[str], name: str):
         self.name = name
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | (environment or {}),
+            env={"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} | os.environ,
         )
 
     def hear(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.store = {"validation_fraction": 0.05, "test_fraction": 0.05}
     config.tokenizer = {"vocab_size": 4096}
     config.objective = {"name": "bert"}
-    config.model = {"width": 128, "layers": 2, "heads": 2, "scan_layers": False, "token_types": 2}
+    config.model = {"width": 128, "layers": 2, "heads": 2, "token_types": 2}
     config.data = {"length": 128, "batch_size": 16}
     config.optimizer = {"learning_rate": 3e-3, "warmup_steps": 50}
     config.train = {"steps": 900}

@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
             "prefix_lm": {"name": "prefix_lm"},
         },
     }
-    config.model = {"width": 128, "layers": 2, "heads": 2, "scan_layers": False}
+    config.model = {"width": 128, "layers": 2, "heads": 2}
     config.data = {"length": 128, "batch_size": 16}
     config.optimizer = {"learning_rate": 3e-3, "warmup_steps": 50}
     config.train = {"steps": 900}

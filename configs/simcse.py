@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.store = {"validation_fraction": 0.05, "test_fraction": 0.05}
     config.tokenizer = {"vocab_size": 4096}
     config.objective = {"name": "simcse"}
-    config.model = {"width": 128, "layers": 2, "heads": 2, "scan_layers": False, "dropout": 0.1}
+    config.model = {"width": 128, "layers": 2, "heads": 2, "dropout": 0.1}
     config.data = {"length": 64, "batch_size": 32}
     config.optimizer = {"learning_rate": 3e-4, "warmup_steps": 50}
     config.train = {"steps": 900}

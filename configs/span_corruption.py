@@ -21,7 +21,6 @@ def get_config() -> ConfigDict:
         "width": 128,
         "layers": 2,
         "heads": 2,
-        "scan_layers": False,
         "decoder_layers": 2,
         "positions": "relative",
         "norm": "rmsnorm",

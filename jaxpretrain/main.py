@@ -5,9 +5,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxpretrain import __version__
+from jaxpretrain import __version__, huge_pages
 from jaxpretrain.errors import UserError
 from jaxpretrain.storage import AnyPath, path_of
+
+
+def program() -> int:
+    """The program ``jaxpretrain``: `main`, in a process that has asked for large pages."""
+    huge_pages.ask()
+    return main()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -309,4 +315,4 @@ def quiet_libraries() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

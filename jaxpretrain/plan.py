@@ -19,8 +19,10 @@ from ml_collections import ConfigDict
 from jaxpretrain import hlo
 from jaxpretrain.assemble import Pieces, abstract_batch, build
 from jaxpretrain.chips import Chip, chip_of
+from jaxpretrain.config import model_config
 from jaxpretrain.data.vocab import blank_vocab
 from jaxpretrain.errors import UserError
+from jaxpretrain.models.config import settled
 from jaxpretrain.report.plans import describe, layout_text, one_line
 from jaxpretrain.sharding import MESH_AXES, Placement, make_mesh
 from jaxpretrain.step import jit_train_step
@@ -178,8 +180,9 @@ def devices_of(topology: str, slices: int = 1) -> Sequence[Any]:
 def for_platform(config: ConfigDict, platform: str) -> ConfigDict:
     """The config with what "auto" is on that platform, which is not the one that compiles."""
     config = ConfigDict(config.to_dict())
-    if config.model.dtype == "auto":
-        config.model.dtype = "float32" if platform == "cpu" else "bfloat16"
+    there = settled(model_config(config, config.tokenizer.vocab_size), platform)
+    for name in ("dtype", "scan_layers", "loss_block"):
+        config.model[name] = getattr(there, name)
     return config.lock()
 
 

@@ -173,10 +173,6 @@ class Placement:
         """Over how many devices, or groups of devices, an axis of this name is spread."""
         return math.prod(self.mesh.shape[axis] for axis in self._rules.get(name, ()))
 
-    def divides(self, name: str) -> bool:
-        """Whether an axis of this name is spread over several devices."""
-        return self.parts(name) > 1
-
     def constrain(self, x: Array, names: Sequence[str]) -> Array:
         """The same array, placed by the names of its axes; "" is an axis left whole."""
         if self.mesh.size == 1:

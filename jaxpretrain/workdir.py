@@ -35,6 +35,7 @@ FREE_KEYS = {
     "model.attention",
     "model.scan_layers",
     "model.remat",
+    "model.loss_block",
 }
 
 

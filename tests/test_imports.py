@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "jaxpretrain"
 
 # Layer by layer, from the bottom: a file imports its own layer's package and those before it.
 LAYERS = [
-    {"errors", "types", "chips", "hlo", "storage", "__init__"},
+    {"errors", "types", "chips", "hlo", "storage", "huge_pages", "__init__"},
     {"schema"},
     {"data", "models", "corruption", "losses"},
     {"objectives", "interop"},

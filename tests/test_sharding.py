@@ -134,7 +134,8 @@ class Case:
     """An objective, its parameters and a batch."""
 
     def __init__(self, name):
-        switches = {"layers": 1, "heads": 4, "scan_layers": False} | SOME[name]
+        # Blocks of the loss that the tokens of a device do not divide into.
+        switches = {"layers": 1, "heads": 4, "scan_layers": "off", "loss_block": 7} | SOME[name]
         self.objective = OBJECTIVES[name]().bind(small_backbone(VOCAB, **switches), VOCAB)
         self.params = jax.device_get(self.objective.init(jax.random.key(0)))
         self.batch = small_batch(0, VOCAB, rows=16, length=32, view=self.objective.views[0])

@@ -19,13 +19,13 @@ VOCAB = small_vocab()
 STEPS = 3
 
 
-BACKBONE = small_backbone(VOCAB, dropout=0.1, token_types=2, layers=1, scan_layers=False)
+BACKBONE = small_backbone(VOCAB, dropout=0.1, token_types=2, layers=1, scan_layers="off")
 
 
-def run(name, *, microbatches=1, data=1, fsdp=1, steps=STEPS, seed=0):
+def run(name, *, microbatches=1, data=1, fsdp=1, steps=STEPS, seed=0, backbone=BACKBONE):
     """Losses, gradient norms and final parameters of a few steps, dropout on."""
     placement = Placement(make_mesh(data=data, fsdp=fsdp, devices=jax.devices()[: data * fsdp]))
-    objective = OBJECTIVES[name]().bind(BACKBONE, VOCAB)
+    objective = OBJECTIVES[name]().bind(backbone, VOCAB)
     # SGD-like epsilon: Adam's first steps divide by the gradient's size, which would turn the
     # rounding of a gradient near 0 into a step of full size.
     optimizer = make_optimizer(
@@ -49,6 +49,23 @@ def run(name, *, microbatches=1, data=1, fsdp=1, steps=STEPS, seed=0):
         state, metrics = step(state, batch)
         history.append({key: float(value) for key, value in metrics.items()})
     return history, jax.device_get(state.params), abstract
+
+
+@pytest.mark.parametrize("name", ["clm", "mlm"])
+def test_fast_paths_change_nothing_but_rounding(name):
+    """Blocks of the loss and written-out layers, against a loop and plain differentiation."""
+    switches = {"dropout": 0.1, "token_types": 2, "layers": 3}
+    plain = small_backbone(VOCAB, **switches, scan_layers="on", loss_block=0)
+    fast = small_backbone(VOCAB, **switches, scan_layers="off", loss_block=37)
+    slow_history, slow_params, _ = run(name, backbone=plain, steps=6)
+    fast_history, fast_params, _ = run(name, backbone=fast, steps=6)
+    for a, b in zip(slow_history, fast_history, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=3e-6)
+        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=3e-5)
+        assert b["accuracy"] == a["accuracy"]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=5e-6), slow_params, fast_params
+    )
 
 
 # One with few slots, one with paired rows and two terms.

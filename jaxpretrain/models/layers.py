@@ -17,7 +17,7 @@ from jaxpretrain.models.placement import is_divided, place
 from jaxpretrain.types import Array
 
 ACTIVATIONS = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu": lambda x: x * (0.5 + 0.5 * jax.lax.erf(x * math.sqrt(0.5))),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
     "swiglu": jax.nn.silu,

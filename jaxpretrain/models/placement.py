@@ -18,8 +18,8 @@ class Meaning(Protocol):
     def constrain(self, x: Array, names: tuple[str, ...]) -> Array:
         """The same array, placed by the names of its axes; "" is an axis left whole."""
 
-    def divides(self, name: str) -> bool:
-        """Whether an axis of this name is spread over several devices."""
+    def parts(self, name: str) -> int:
+        """Over how many devices, or groups of devices, an axis of this name is spread."""
 
 
 _meaning: ContextVar[Meaning | None] = ContextVar("meaning", default=None)
@@ -41,7 +41,12 @@ def place(x: Array, *names: str) -> Array:
     return x if meaning is None else meaning.constrain(x, names)
 
 
+def parts_of(name: str) -> int:
+    """Over how many devices, or groups of devices, an axis of this name is spread."""
+    meaning = _meaning.get()
+    return 1 if meaning is None else meaning.parts(name)
+
+
 def is_divided(name: str) -> bool:
     """Whether an axis of this name is spread over several devices."""
-    meaning = _meaning.get()
-    return meaning is not None and meaning.divides(name)
+    return parts_of(name) > 1

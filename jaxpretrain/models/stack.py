@@ -135,13 +135,14 @@ class Stack(nnx.Module):
             )
             return x, None
 
+        looped = config.scan_layers == "on"
         if config.remat != "none":
             policy = {
                 "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
                 "full": jax.checkpoint_policies.nothing_saveable,
             }[config.remat]
-            layer = jax.checkpoint(layer, policy=policy, prevent_cse=not config.scan_layers)
-        if config.scan_layers:
+            layer = jax.checkpoint(layer, policy=policy, prevent_cse=not looped)
+        if looped:
             x, _ = jax.lax.scan(layer, x, (jnp.arange(self.layers), stacked))
         else:
             for number in range(self.layers):

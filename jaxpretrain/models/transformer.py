@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxpretrain.models.attention import Visibility, row_dropout, visibility_mask
-from jaxpretrain.models.config import TransformerConfig
+from jaxpretrain.models.config import TransformerConfig, settled
 from jaxpretrain.models.functional import Functional
 from jaxpretrain.models.layers import ACTIVATIONS, Dense, Embed, Norm, split_keys
 from jaxpretrain.models.placement import place
 from jaxpretrain.models.stack import Stack
+from jaxpretrain.models.vocabulary import TokenLoss, scores, token_loss
 from jaxpretrain.types import Array, Source
 
 
@@ -40,14 +41,21 @@ class Head(nnx.Module):
         )
         self.activation = config.activation
 
+    def vectors(self, x: Array) -> Array:
+        """What is multiplied with the vocabulary matrix, ``[..., narrow]``, of the stream."""
+        if self.transform is None:
+            return x
+        return self.norm(ACTIVATIONS[self.activation](self.transform(x)))
+
+    def matrix(self, table: Array) -> tuple[Array, Array | None]:
+        """The vocabulary matrix ``[vocab, narrow]``, given the embeddings, and the bias."""
+        matrix = table if self.kernel is None else self.kernel[...].T
+        return matrix, None if self.bias is None else self.bias[...]
+
     def __call__(self, x: Array, table: Array) -> Array:
         """Scores in float32 ``[..., vocab]`` of the stream ``[..., width]``."""
-        if self.transform is not None:
-            x = self.norm(ACTIVATIONS[self.activation](self.transform(x)))
-        kernel = table.T if self.kernel is None else self.kernel[...]
-        logits = jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
-        logits = place(logits, "rows", *["length"] * (logits.ndim - 2), "vocab")
-        return logits if self.bias is None else logits + self.bias[...]
+        logits = scores(self.vectors(x), *self.matrix(table))
+        return place(logits, "rows", *["length"] * (logits.ndim - 2), "vocab")
 
 
 class Transformer(nnx.Module):
@@ -114,7 +122,7 @@ class Transformer(nnx.Module):
             x = x + self.types(jnp.zeros_like(inputs) if types is None else types)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
-        x = row_dropout(x, config.dropout, keys).astype(computing_dtype(config))
+        x = row_dropout(x, config.dropout, keys).astype(config.dtype)
         x = x if self.projection is None else self.projection(x)
         return place(x, "rows", "length", "width")
 
@@ -133,7 +141,7 @@ class Backbone(Functional):
     def __init__(self, config: TransformerConfig):
         assert config.vocab_size > 0, "the vocabulary size comes from the tokenizer"
         self.config = config
-        super().__init__(lambda rngs: Transformer(config, rngs=rngs))
+        super().__init__(lambda rngs: Transformer(settled_here(config), rngs=rngs))
 
     def encode(
         self,
@@ -171,28 +179,43 @@ class Backbone(Functional):
 
     def embed_tokens(self, params: dict, tokens: Array) -> Array:
         """Rows of the embedding table, ``[..., embedding width]`` in the computing type."""
-        return self.module(params).tokens(tokens).astype(computing_dtype(self.config))
+        return self.module(params).tokens(tokens).astype(settled_here(self.config).dtype)
 
-    def table_logits(self, params: dict, vectors: Array) -> Array:
-        """Products with the token embeddings, float32 ``[..., vocab]``.
+    def token_loss(
+        self, params: dict, hidden: Array, targets: Array, weights: Array, *, each: bool = False
+    ) -> TokenLoss:
+        """The loss over the vocabulary, of which the scores are never there all at once.
 
         Args:
             params: the parameters.
-            vectors: ``[..., embedding width]``.
+            hidden: the stream ``[rows, slots, width]``.
+            targets: int ``[rows, slots]``.
+            weights: float ``[rows, slots]``.
+            each: see `vocabulary.token_loss`.
         """
-        table = self.module(params).tokens.embedding[...].astype(vectors.dtype)
-        return jnp.matmul(vectors, table.T, preferred_element_type=jnp.float32)
+        module = self.module(params)
+        matrix, bias = module.head.matrix(module.tokens.embedding[...])
+        vectors, block = module.head.vectors(hidden), settled_here(self.config).loss_block
+        return token_loss(vectors, matrix, bias, targets, weights, block=block, each=each)
+
+    def embedding_loss(
+        self, params: dict, vectors: Array, targets: Array, weights: Array
+    ) -> TokenLoss:
+        """As `token_loss`, of vectors ``[rows, slots, embedding width]`` that a head of its own
+        made: their products with the token embeddings are the scores."""
+        table = self.module(params).tokens.embedding[...]
+        return token_loss(
+            vectors, table, None, targets, weights, block=settled_here(self.config).loss_block
+        )
 
     def logits(self, params: dict, hidden: Array) -> Array:
         """Scores over the vocabulary, float32 ``[..., vocab]``, of the stream ``[..., width]``."""
         return self.module(params).logits(hidden)
 
 
-def computing_dtype(config: TransformerConfig):
-    """The type that activations have: see `TransformerConfig.dtype`."""
-    if config.dtype == "auto":
-        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    return jnp.dtype(config.dtype)
+def settled_here(config: TransformerConfig) -> TransformerConfig:
+    """The config as the default platform has it; see `config.settled`."""
+    return settled(config, jax.default_backend())
 
 
 def _part(keys: Array | None, number: int) -> Array | None:

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxpretrain.errors import UserError
-from jaxpretrain.losses import accuracy, token_nats
 from jaxpretrain.models.attention import Visibility
 from jaxpretrain.models.flops import forward_flops
 from jaxpretrain.models.placement import place
@@ -226,6 +225,8 @@ class Objective(ABC):
         hidden: Array,
         example: Example,
         groups: Mapping[str, Array] | None = None,
+        *,
+        each: bool = False,
     ) -> Sums:
         """Cross-entropy and accuracy over the slots of an example, from the stream.
 
@@ -234,20 +235,22 @@ class Objective(ABC):
             hidden: the stream ``[rows, length, width]``.
             example: whose slots are predicted.
             groups: bool ``[rows]`` by name; the loss over these rows is given under the name.
+            each: whether it is the groups' losses that are minimised, rather than their sum.
         """
         if example.slots is not None:
             hidden = jnp.take_along_axis(hidden, example.slots[:, :, None], axis=1)
             hidden = place(hidden, "rows", "length", "width")
-        logits = self.backbone.logits(params, hidden)
-        each = token_nats(logits, example.targets)
-        nats = jnp.sum(each * example.weights, axis=1)
+        found = self.backbone.token_loss(
+            params, hidden, example.targets, example.weights, each=each
+        )
+        nats = jnp.sum(found.nats * example.weights, axis=1)
         counts = jnp.sum(example.weights, axis=1) if example.counts is None else example.counts
         used = (example.weights > 0).astype(jnp.float32)
-        sums = {"loss": Sum(jnp.sum(nats), jnp.sum(counts))}
-        sums["accuracy"] = accuracy(logits, example.targets, used)
+        sums = {"loss": Sum(found.total, jnp.sum(counts))}
+        sums["accuracy"] = Sum(jnp.sum(found.hits * used), jnp.sum(used))
         if self.special_targets:
             _, text = self.scored(example)
-            sums["text_loss"] = Sum(jnp.sum(each * text), jnp.sum(text))
+            sums["text_loss"] = Sum(jnp.sum(found.nats * text), jnp.sum(text))
         for name, member in (groups or {}).items():
             sums[name] = Sum(jnp.sum(nats * member), jnp.sum(counts * member))
         return sums

@@ -298,7 +298,7 @@ class Mixture(Objective):
             hidden = self.encode(params, example, keys if train else None)
             tasks = example.extra["task"]
             groups = {f"{t.name}/loss": tasks == number for number, t in enumerate(self.tasks)}
-            sums = self.token_sums(params, hidden, example, groups)
+            sums = self.token_sums(params, hidden, example, groups, each=True)
             sums = {name: sums[name] for name in (*groups, "accuracy")}
         elif train and self.mode == "alternate":
             sums = self._alternate(params, example, keys, progress)

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jaxpretrain.losses import cross_entropy
 from jaxpretrain.models.flops import block_flops
 from jaxpretrain.models.heads import next_depth
 from jaxpretrain.objectives.base import require
 from jaxpretrain.objectives.clm import CLM
-from jaxpretrain.types import Example, Sums
+from jaxpretrain.types import Example, Sum, Sums
 
 # Far from the numbers that the backbone splits a row's key by.
 MODULE = 1000
@@ -74,8 +73,9 @@ class MTP(CLM):
                 example.positions,
                 jax.vmap(jax.random.fold_in, (0, None))(keys, MODULE + d) if train else None,
             )
-            logits = self.backbone.logits(params, hidden)
-            sums[name] = cross_entropy(logits, *self._targets(example, d))
+            targets, weights = self._targets(example, d)
+            found = self.backbone.token_loss(params, hidden, targets, weights)
+            sums[name] = Sum(found.total, jnp.sum(weights))
         return sums
 
     def flops(self, length: int) -> int:

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 
 from jaxpretrain.corruption.masks import budget, slots_for
 from jaxpretrain.corruption.spans import choose_word_spans, geometric_lengths
-from jaxpretrain.losses import cross_entropy
 from jaxpretrain.models.heads import boundary
 from jaxpretrain.objectives.base import require
 from jaxpretrain.objectives.mlm import MLM
-from jaxpretrain.types import Array, Batch, Example, Sums
+from jaxpretrain.types import Array, Batch, Example, Sum, Sums
 
 # Places in a span that have a vector of their own, as in the published code.
 PLACES = 200
@@ -113,10 +112,10 @@ class SpanMLM(MLM):
         )
         head = self.heads()["boundary_head"].module(params["boundary_head"])
         vectors = head(left, right, example.extra["place"])
-        logits = self.backbone.table_logits(params, vectors)
+        found = self.backbone.embedding_loss(params, vectors, example.targets, example.weights)
         return {
             "mlm_loss": sums["loss"],
-            "boundary_loss": cross_entropy(logits, example.targets, example.weights),
+            "boundary_loss": Sum(found.total, jnp.sum(example.weights)),
             "accuracy": sums["accuracy"],
         }
 

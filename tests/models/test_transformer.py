@@ -102,7 +102,7 @@ def test_padding_has_no_influence(model):
 def test_scanned_unrolled_and_rematerialised_layers_agree():
     keys = jax.random.split(jax.random.key(3), 6)
     results = []
-    for scan, how in ((True, "none"), (False, "none"), (True, "dots"), (False, "full")):
+    for scan, how in (("on", "none"), ("off", "none"), ("on", "dots"), ("off", "full")):
         backbone = small_backbone(VOCAB, layers=2, scan_layers=scan, remat=how, dropout=0.1)
         params = backbone.init(jax.random.key(0))
 

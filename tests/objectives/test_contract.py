@@ -57,7 +57,7 @@ class Case:
             heads=2,
             token_types=2,
             decoder_layers=decoder_layers,
-            scan_layers=False,
+            scan_layers="off",
         )
         self.objective = example_objective(name).bind(self.backbone(dropout=0.1), VOCAB)
         self.objective.check_run(length=LENGTH, batch_size=ROWS)

@@ -22,7 +22,7 @@ from support.small import document_rows, small_backbone, small_vocab
 
 VOCAB = small_vocab()
 KEY = jax.random.key(3)
-BACKBONE = small_backbone(VOCAB, layers=1, dropout=0.1, scan_layers=False)
+BACKBONE = small_backbone(VOCAB, layers=1, dropout=0.1, scan_layers="off")
 
 
 @pytest.mark.parametrize("symmetric", [False, True])

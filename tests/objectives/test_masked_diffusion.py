@@ -52,7 +52,7 @@ def test_each_hidden_token_weighs_the_inverse_of_the_rate():
 
 def test_a_model_that_knows_nothing_needs_the_logarithm_of_the_vocabulary_for_each_token():
     """The weights of a row's hidden tokens add up to the row, however many there are."""
-    backbone = small_backbone(VOCAB, layers=1, width=16, heads=2, scan_layers=False)
+    backbone = small_backbone(VOCAB, layers=1, width=16, heads=2, scan_layers="off")
     objective = MaskedDiffusion().bind(backbone, VOCAB)
     params = jax.tree.map(jnp.zeros_like, objective.init(jax.random.key(0)))
     step = jax.jit(partial(eval_step, objective=objective))

@@ -25,7 +25,7 @@ from support.truth import as_batch, held_out, tiny_backbone
 
 VOCAB = small_vocab()
 KEY = jax.random.key(5)
-BACKBONE = small_backbone(VOCAB, layers=1, width=16, heads=2, token_types=2, scan_layers=False)
+BACKBONE = small_backbone(VOCAB, layers=1, width=16, heads=2, token_types=2, scan_layers="off")
 
 
 def mixture(*names, shares=None, weights=None, **settings):

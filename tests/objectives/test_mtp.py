@@ -12,7 +12,7 @@ from support.small import small_backbone, small_batch, small_vocab
 
 VOCAB = small_vocab()
 BATCH = small_batch(1, VOCAB, rows=4, length=20)
-BACKBONE = small_backbone(VOCAB, layers=1, width=16, heads=2, scan_layers=False)
+BACKBONE = small_backbone(VOCAB, layers=1, width=16, heads=2, scan_layers="off")
 
 
 def test_depth_d_predicts_the_token_d_after_the_next_one_of_the_document():

@@ -59,7 +59,7 @@ def test_the_weight_and_the_generator_are_those_of_the_paper():
 @pytest.fixture(scope="module")
 def gradients():
     """Of each term by itself."""
-    backbone = small_backbone(VOCAB, layers=1, width=16, heads=2, scan_layers=False)
+    backbone = small_backbone(VOCAB, layers=1, width=16, heads=2, scan_layers="off")
     objective = RTD(generator_size=0.5).bind(backbone, VOCAB)
     params = objective.init(jax.random.key(0))
     example, keys = EXAMPLE(BATCH, jax.random.key(0))

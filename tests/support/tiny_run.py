@@ -19,7 +19,7 @@ def get_config():
     config.tokenizer = {{"vocab_size": 700}}
     config.data = {{"length": 32, "batch_size": 8, "loader": "threads"}}
     config.model = {{"width": 16, "layers": 1, "heads": 2, "dropout": 0.1, "dtype": "float32",
-                    "scan_layers": False}}
+                    "scan_layers": "off"}}
     config.optimizer = {{"learning_rate": 0.01, "warmup_steps": 2}}
     config.train = {{"steps": 8, "log_every": 2}}
     config.evaluate = {{"every": 4, "batches": 2}}

@@ -20,7 +20,7 @@ HELD_OUT = 10**6  # seed of the first held-out batch; training counts from 0
 
 def tiny_backbone(vocab: Vocab, **switches) -> Backbone:
     """One layer of width 32, unless a switch says otherwise: what a chain of few symbols needs."""
-    return small_backbone(vocab, **{"layers": 1, "heads": 2, "scan_layers": False} | switches)
+    return small_backbone(vocab, **{"layers": 1, "heads": 2, "scan_layers": "off"} | switches)
 
 
 def as_batch(symbols: np.ndarray, first: int = 0) -> Batch:
