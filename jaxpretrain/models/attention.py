@@ -122,12 +122,34 @@ def _plain_attention(query, key, value, mask, bias, scale, dropout, dropout_keys
     ).reshape(rows, heads, length, -1)
     scores = scores * scale
     if bias is not None:
-        scores = scores + bias
+        scores = add_to_rows(scores, bias)
     probabilities = jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(jnp.float32).min))
     probabilities = row_dropout(probabilities, dropout, dropout_keys).astype(value.dtype)
     probabilities = probabilities.reshape(rows, shared, heads // shared, length, -1)
     mixed = jnp.einsum("BKGTS,BKSH->BKGTH", probabilities, value)
     return jnp.swapaxes(mixed.reshape(rows, heads, length, width), 1, 2)
+
+
+@jax.custom_vjp
+def add_to_rows(x: Array, bias: Array) -> Array:
+    """``x + bias``, with x ``[rows, ...]`` and bias ``[1, ...]``.
+
+    The gradient of the bias is a sum over the rows; as a product with ones it is ten times as fast
+    on a CPU.
+    """
+    return x + bias
+
+
+def _add_to_rows_forward(x, bias):
+    return x + bias, jnp.zeros((), bias.dtype)
+
+
+def _add_to_rows_backward(like, pulled):
+    ones = jnp.ones((1, pulled.shape[0]), pulled.dtype)
+    return pulled, jnp.tensordot(ones, pulled, 1).astype(like.dtype)
+
+
+add_to_rows.defvjp(_add_to_rows_forward, _add_to_rows_backward)
 
 
 def row_dropout(x: Array, rate: float, keys: Array | None) -> Array:
@@ -145,8 +167,18 @@ def row_dropout(x: Array, rate: float, keys: Array | None) -> Array:
     """
     if rate == 0.0 or keys is None:
         return x
-    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys)
-    return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
+    # Half a random word decides for each value: words are most of the cost on a CPU. A share is
+    # then a multiple of 2**-16.
+    *outer, last = x.shape[1:]
+    kept = round((1.0 - rate) * 2**16)
+
+    def draw(key):
+        words = jax.random.bits(key, (*outer, -(-last // 2)), jnp.uint32)
+        halves = jax.lax.bitcast_convert_type(words, jnp.uint16)
+        return halves.reshape(*outer, -1)[..., :last] < kept
+
+    keep = jax.vmap(draw)(keys) if kept < 2**16 else True
+    return jnp.where(keep, x * (2**16 / kept), 0).astype(x.dtype)
 
 
 def relative_buckets(length: int, buckets: int, max_distance: int, *, two_sided: bool) -> Array:

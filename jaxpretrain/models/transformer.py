@@ -13,7 +13,7 @@ from jaxpretrain.models.functional import Functional
 from jaxpretrain.models.layers import ACTIVATIONS, Dense, Embed, Norm, split_keys
 from jaxpretrain.models.placement import place
 from jaxpretrain.models.stack import Stack
-from jaxpretrain.models.vocabulary import TokenLoss, scores, token_loss
+from jaxpretrain.models.vocabulary import TokenLoss, Vocabulary, token_loss
 from jaxpretrain.types import Array, Source
 
 
@@ -47,14 +47,16 @@ class Head(nnx.Module):
             return x
         return self.norm(ACTIVATIONS[self.activation](self.transform(x)))
 
-    def matrix(self, table: Array) -> tuple[Array, Array | None]:
-        """The vocabulary matrix ``[vocab, narrow]``, given the embeddings, and the bias."""
-        matrix = table if self.kernel is None else self.kernel[...].T
-        return matrix, None if self.bias is None else self.bias[...]
+    def vocabulary(self, table: Array) -> Vocabulary:
+        """What makes scores of the vectors, given the embeddings."""
+        bias = None if self.bias is None else self.bias[...]
+        if self.kernel is None:
+            return Vocabulary(table=table, bias=bias)
+        return Vocabulary(kernel=self.kernel[...], bias=bias)
 
     def __call__(self, x: Array, table: Array) -> Array:
         """Scores in float32 ``[..., vocab]`` of the stream ``[..., width]``."""
-        logits = scores(self.vectors(x), *self.matrix(table))
+        logits = self.vocabulary(table).scores(self.vectors(x))
         return place(logits, "rows", *["length"] * (logits.ndim - 2), "vocab")
 
 
@@ -194,19 +196,18 @@ class Backbone(Functional):
             each: see `vocabulary.token_loss`.
         """
         module = self.module(params)
-        matrix, bias = module.head.matrix(module.tokens.embedding[...])
+        vocabulary = module.head.vocabulary(module.tokens.embedding[...])
         vectors, block = module.head.vectors(hidden), settled_here(self.config).loss_block
-        return token_loss(vectors, matrix, bias, targets, weights, block=block, each=each)
+        return token_loss(vectors, vocabulary, targets, weights, block=block, each=each)
 
     def embedding_loss(
         self, params: dict, vectors: Array, targets: Array, weights: Array
     ) -> TokenLoss:
         """As `token_loss`, of vectors ``[rows, slots, embedding width]`` that a head of its own
         made: their products with the token embeddings are the scores."""
-        table = self.module(params).tokens.embedding[...]
-        return token_loss(
-            vectors, table, None, targets, weights, block=settled_here(self.config).loss_block
-        )
+        vocabulary = Vocabulary(table=self.module(params).tokens.embedding[...])
+        block = settled_here(self.config).loss_block
+        return token_loss(vectors, vocabulary, targets, weights, block=block)
 
     def logits(self, params: dict, hidden: Array) -> Array:
         """Scores over the vocabulary, float32 ``[..., vocab]``, of the stream ``[..., width]``."""

@@ -9,7 +9,6 @@ Shape suffixes: T tokens of a block, V vocabulary, E the width of an embedding.
 """
 
 import math
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -17,6 +16,60 @@ import jax.numpy as jnp
 
 from jaxpretrain.models.placement import parts_of, place
 from jaxpretrain.types import Array
+
+
+class Vocabulary(NamedTuple):
+    """What makes scores over the vocabulary of vectors: one of two forms of a matrix, and a bias.
+
+    Attributes:
+        table: float32 ``[vocab, width]``, as embeddings are stored, or None.
+        kernel: float32 ``[width, vocab]``, as other matrices are stored, or None.
+        bias: float32 ``[vocab]`` or None.
+    """
+
+    table: Array | None = None
+    kernel: Array | None = None
+    bias: Array | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of tokens."""
+        return self.kernel.shape[1] if self.table is None else self.table.shape[0]
+
+    def scores(self, vectors: Array) -> Array:
+        """Float32 ``[..., vocab]`` of vectors ``[..., width]``, whose type the product has."""
+        kernel = self.table.T if self.kernel is None else self.kernel
+        product = jnp.matmul(
+            vectors, kernel.astype(vectors.dtype), preferred_element_type=jnp.float32
+        )
+        return product if self.bias is None else product + self.bias
+
+    def pull_on_vectors(self, pull: Array) -> Array:
+        """The gradient of the vectors, given that of the scores."""
+        table = self.kernel.T if self.table is None else self.table
+        return jnp.matmul(pull, table.astype(pull.dtype))
+
+    def pull_on_self(self, pull: Array, vectors: Array) -> "Vocabulary":
+        """The gradient of this, given that of the scores, summed over the tokens of each shard."""
+        one = pull.shape[:-2] == (1, 1)
+        if one:  # a plain product is faster than one of a batch
+            pull, vectors = pull[0, 0], vectors[0, 0]
+        product = {"preferred_element_type": jnp.float32}
+        table = kernel = None
+        if self.table is not None:
+            table = jnp.matmul(jnp.swapaxes(pull, -1, -2), vectors, **product)
+        else:
+            kernel = jnp.matmul(jnp.swapaxes(vectors, -1, -2), pull, **product)
+        bias = None if self.bias is None else jnp.sum(pull, axis=-2, dtype=jnp.float32)
+        found = Vocabulary(table, kernel, bias)
+        return (jax.tree.map(lambda x: x[None, None], found) if one else found).placed(2)
+
+    def placed(self, shards: int = 0) -> "Vocabulary":
+        """The same, divided by the vocabulary alone, after so many axes of shards."""
+        front = ("rows", "length")[:shards]
+        table = None if self.table is None else place(self.table, *front, "vocab", "")
+        kernel = None if self.kernel is None else place(self.kernel, *front, "", "vocab")
+        return Vocabulary(table, kernel, self.bias)
 
 
 class TokenLoss(NamedTuple):
@@ -36,20 +89,18 @@ class TokenLoss(NamedTuple):
 
 def token_loss(
     vectors: Array,
-    table: Array,
-    bias: Array | None,
+    vocabulary: Vocabulary,
     targets: Array,
     weights: Array,
     *,
     block: int,
     each: bool = False,
 ) -> TokenLoss:
-    """Weighted negative log-likelihood of targets under ``softmax(vectors @ table.T + bias)``.
+    """Weighted negative log-likelihood of targets under the softmax of the scores.
 
     Args:
         vectors: ``[rows, slots, width]`` in the computing type.
-        table: float32 ``[vocab, width]``; cast to the computing type.
-        bias: float32 ``[vocab]`` or None.
+        vocabulary: what makes scores of them.
         targets: int ``[rows, slots]``.
         weights: float ``[rows, slots]``; no gradient goes to them.
         block: tokens on each device whose scores exist at once; 0 takes all of them, without any
@@ -60,9 +111,9 @@ def token_loss(
     Returns:
         The loss; `nats` and `hits` have the shape of `targets`.
     """
-    table = place(table, "vocab", "")
+    vocabulary = vocabulary.placed()
     if block == 0:
-        return _plain(vectors, table, bias, targets, weights)
+        return _plain(vectors, vocabulary, targets, weights)
     rows, slots = targets.shape
     shards = [parts_of("rows"), parts_of("length")]
     shards = [n if size % n == 0 else 1 for n, size in zip(shards, targets.shape, strict=True)]
@@ -88,27 +139,19 @@ def token_loss(
 
     parts = (blocks(vectors), blocks(targets), blocks(weights.astype(jnp.float32)))
     function = _nats_and_hits if each else _total
-    total, nats, hits = function(*parts, table, bias)
+    total, nats, hits = function(*parts, vocabulary)
     nats, hits = together(nats), together(hits)
     if each:
         return TokenLoss(jax.lax.stop_gradient(total), nats, hits)
     return TokenLoss(total, jax.lax.stop_gradient(nats), hits)
 
 
-def _plain(vectors, table, bias, targets, weights) -> TokenLoss:
-    logits = scores(vectors, table, bias)
-    logits = place(logits, "rows", "length", "vocab")
+def _plain(vectors, vocabulary, targets, weights) -> TokenLoss:
+    logits = place(vocabulary.scores(vectors), "rows", "length", "vocab")
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     nats = jax.nn.logsumexp(logits, axis=-1) - chosen
     hits = (chosen >= jnp.max(logits, axis=-1)).astype(jnp.float32)
     return TokenLoss(jnp.sum(nats * weights), nats, hits)
-
-
-def scores(vectors: Array, table: Array, bias: Array | None) -> Array:
-    """``vectors @ table.T + bias`` in float32; arguments as for `token_loss`."""
-    table = table.astype(vectors.dtype)
-    logits = jnp.matmul(vectors, table.T, preferred_element_type=jnp.float32)
-    return logits if bias is None else logits + bias
 
 
 class _Block(NamedTuple):
@@ -121,9 +164,8 @@ class _Block(NamedTuple):
     hits: Array  # float32 [..., T]
 
 
-def _read(vectors: Array, targets: Array, table: Array, bias: Array | None) -> _Block:
-    logits = scores(vectors, table, bias)
-    logits = place(logits, "rows", "length", "", "vocab")
+def _read(vectors: Array, targets: Array, vocabulary: Vocabulary) -> _Block:
+    logits = place(vocabulary.scores(vectors), "rows", "length", "", "vocab")
     highest = jnp.max(logits, axis=-1)
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     normaliser = jnp.sum(jnp.exp(logits - highest[..., None]), axis=-1)
@@ -131,95 +173,80 @@ def _read(vectors: Array, targets: Array, table: Array, bias: Array | None) -> _
     return _Block(logits, highest, normaliser, nats, (chosen >= highest).astype(jnp.float32))
 
 
-def _gradient(read: _Block, vectors, targets, factors, table, with_bias: bool):
-    """What the nats times the factors pull at: vectors, table and bias.
+def _gradient(read: _Block, vectors, targets, factors, vocabulary) -> tuple[Array, Vocabulary]:
+    """What the nats times the factors pull at.
 
-    The last two have the axes of the shards in front, over which they are still to be summed: that
-    is done once, after the last block, rather than once for each.
+    The gradient of the vocabulary has the axes of the shards in front, over which it is still to be
+    summed: that is done once, after the last block, rather than once for each.
     """
     probability = jnp.exp(read.logits - read.highest[..., None])
     scale = (factors / read.normaliser)[..., None]
-    hot = jnp.arange(table.shape[0]) == targets[..., None]
+    hot = jnp.arange(vocabulary.size) == targets[..., None]
     pull = probability * scale - jnp.where(hot, factors[..., None], 0.0)
-    on_bias = jnp.sum(pull, axis=-2) if with_bias else None
     pull = pull.astype(vectors.dtype)
-    on_vectors = jnp.matmul(pull, table.astype(vectors.dtype))
-    if pull.shape[:2] == (1, 1):  # a plain product is faster than one of a batch
-        on_table = jnp.matmul(pull[0, 0].T, vectors[0, 0], preferred_element_type=jnp.float32)
-        on_table = on_table[None, None]
-    else:
-        on_table = jnp.einsum(
-            "...tv,...te->...ve", pull, vectors, preferred_element_type=jnp.float32
-        )
-    return on_vectors, place(on_table, "rows", "length", "vocab", ""), on_bias
+    return vocabulary.pull_on_vectors(pull), vocabulary.pull_on_self(pull, vectors)
 
 
 @jax.custom_vjp
-def _total(vectors, targets, weights, table, bias):
+def _total(vectors, targets, weights, vocabulary):
     """The weighted sum, whose gradient is made beside it; nats and hits by the way."""
 
     def step(total, part):
         vectors, targets, weights = part
-        read = _read(vectors, targets, table, bias)
+        read = _read(vectors, targets, vocabulary)
         return total + jnp.sum(read.nats * weights), (read.nats, read.hits)
 
     total, (nats, hits) = _over_blocks(step, jnp.float32(0), (vectors, targets, weights))
     return total, nats, hits
 
 
-def _total_forward(vectors, targets, weights, table, bias):
+def _total_forward(vectors, targets, weights, vocabulary):
     def step(carry, part):
-        total, on_table, on_bias = carry
+        total, summed = carry
         vectors, targets, weights = part
-        read = _read(vectors, targets, table, bias)
-        found = _gradient(read, vectors, targets, weights, table, bias is not None)
+        read = _read(vectors, targets, vocabulary)
+        on_vectors, found = _gradient(read, vectors, targets, weights, vocabulary)
         total = total + jnp.sum(read.nats * weights)
-        on_bias = None if bias is None else on_bias + found[2]
-        return (total, on_table + found[1], on_bias), (read.nats, read.hits, found[0])
+        return (total, jax.tree.map(jnp.add, summed, found)), (read.nats, read.hits, on_vectors)
 
-    start = (jnp.float32(0), *_zeros(vectors, table, bias))
-    (total, *on_rest), (nats, hits, on_vectors) = _over_blocks(
-        step, start, (vectors, targets, weights)
-    )
-    return (total, nats, hits), (on_vectors, *_summed(*on_rest, table))
+    start = (jnp.float32(0), _zeros(vectors, vocabulary))
+    parts = (vectors, targets, weights)
+    (total, summed), (nats, hits, on_vectors) = _over_blocks(step, start, parts)
+    return (total, nats, hits), (on_vectors, _over_shards(summed))
 
 
 def _total_backward(kept, pulled):
-    on_vectors, on_table, on_bias = kept
+    on_vectors, on_vocabulary = kept
     factor = pulled[0]
-    on_bias = None if on_bias is None else on_bias * factor
-    return (on_vectors * factor.astype(on_vectors.dtype), None, None, on_table * factor, on_bias)
+    scaled = jax.tree.map(lambda x: x * factor, on_vocabulary)
+    return on_vectors * factor.astype(on_vectors.dtype), None, None, scaled
 
 
 _total.defvjp(_total_forward, _total_backward)
 
 
 @jax.custom_vjp
-def _nats_and_hits(vectors, targets, weights, table, bias):
+def _nats_and_hits(vectors, targets, weights, vocabulary):
     """As `_total`, but it is the nats that carry the gradient."""
-    return _total(vectors, targets, weights, table, bias)
+    return _total(vectors, targets, weights, vocabulary)
 
 
-def _nats_forward(vectors, targets, weights, table, bias):
-    kept = (vectors, targets, table, bias)
-    return _total(vectors, targets, weights, table, bias), kept
+def _nats_forward(vectors, targets, weights, vocabulary):
+    return _total(vectors, targets, weights, vocabulary), (vectors, targets, vocabulary)
 
 
 def _nats_backward(kept, pulled):
-    vectors, targets, table, bias = kept
+    vectors, targets, vocabulary = kept
 
-    def step(carry, part):
-        on_table, on_bias = carry
+    def step(summed, part):
         vectors, targets, factors = part
-        read = _read(vectors, targets, table, bias)
-        found = _gradient(read, vectors, targets, factors, table, bias is not None)
-        on_bias = None if bias is None else on_bias + found[2]
-        return (on_table + found[1], on_bias), found[0]
+        read = _read(vectors, targets, vocabulary)
+        on_vectors, found = _gradient(read, vectors, targets, factors, vocabulary)
+        return jax.tree.map(jnp.add, summed, found), on_vectors
 
-    start = _zeros(vectors, table, bias)
-    on_rest, on_vectors = _over_blocks(step, start, (vectors, targets, pulled[1]))
-    on_table, on_bias = _summed(*on_rest, table)
-    return on_vectors, None, None, on_table, on_bias
+    parts = (vectors, targets, pulled[1])
+    summed, on_vectors = _over_blocks(step, _zeros(vectors, vocabulary), parts)
+    return on_vectors, None, None, _over_shards(summed)
 
 
 _nats_and_hits.defvjp(_nats_forward, _nats_backward)
@@ -233,12 +260,10 @@ def _over_blocks(step, start, parts):
     return carry, jax.tree.map(lambda x: x[None], out)
 
 
-def _zeros(vectors, table, bias):
+def _zeros(vectors: Array, vocabulary: Vocabulary) -> Vocabulary:
     shards = vectors.shape[1:3]
-    on_table = place(jnp.zeros((*shards, *table.shape)), "rows", "length", "vocab", "")
-    return on_table, None if bias is None else jnp.zeros((*shards, *bias.shape))
+    return jax.tree.map(lambda x: jnp.zeros((*shards, *x.shape)), vocabulary).placed(2)
 
 
-def _summed(on_table, on_bias, table):
-    total = partial(jnp.sum, axis=(0, 1))
-    return total(on_table).astype(table.dtype), None if on_bias is None else total(on_bias)
+def _over_shards(summed: Vocabulary) -> Vocabulary:
+    return jax.tree.map(lambda x: jnp.sum(x, axis=(0, 1)), summed)

@@ -205,6 +205,19 @@ def test_dropout_is_keyed_by_the_row_and_by_nothing_else():
     assert np.abs(together - other).max() > 0.1
 
 
+def test_a_bias_for_all_rows_and_its_gradient():
+    from jaxpretrain.models.attention import add_to_rows
+
+    rng = np.random.default_rng(0)
+    x, bias = rng.normal(size=(5, 2, 3, 4)), rng.normal(size=(1, 2, 3, 4))
+    pulled = rng.normal(size=x.shape)
+    found, back = jax.vjp(add_to_rows, jnp.float32(x), jnp.float32(bias))
+    np.testing.assert_allclose(found, x + bias, rtol=1e-6)
+    on_x, on_bias = back(jnp.float32(pulled))
+    np.testing.assert_allclose(on_x, pulled, rtol=1e-6)
+    np.testing.assert_allclose(on_bias, pulled.sum(0, keepdims=True), rtol=0, atol=1e-6)
+
+
 def test_dropout_drops_its_rate_and_keeps_the_mean():
     from jaxpretrain.models.attention import row_dropout
 
@@ -212,7 +225,10 @@ def test_dropout_drops_its_rate_and_keeps_the_mean():
     y = np.asarray(row_dropout(jnp.ones((50, 1000)), 0.3, keys))
     # 50,000 draws: four standard errors of a share are 0.0082.
     assert (y == 0).mean() == pytest.approx(0.3, abs=0.0082)
-    np.testing.assert_allclose(y[y > 0], 1 / 0.7, rtol=1e-6)
+    # The rate is a multiple of 2**-16, and what is kept makes up for that rate.
+    np.testing.assert_allclose(y[y > 0], 2**16 / round(0.7 * 2**16), rtol=1e-6)
+    odd = np.asarray(row_dropout(jnp.ones((50, 7, 333)), 0.3, keys))
+    assert (odd == 0).mean() == pytest.approx(0.3, abs=0.0054)  # 116,550 draws
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))

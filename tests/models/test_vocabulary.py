@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpretrain.models.vocabulary import token_loss
+from jaxpretrain.models.vocabulary import Vocabulary, token_loss
 
 ROWS, SLOTS, WIDTH, VOCAB = 3, 7, 5, 11
 
@@ -39,9 +39,10 @@ def definition(vectors, table, bias, targets, factors):
     return nats, logits.argmax(-1) == targets, gradients
 
 
+@pytest.mark.parametrize("form", ["table", "kernel"])
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("block", [0, 1, 4, 7, 21, 1000])
-def test_total_and_its_gradient(block, with_bias):
+def test_total_and_its_gradient(block, with_bias, form):
     vectors, table, bias, targets, weights = made()
     bias = bias if with_bias else np.zeros_like(bias)
     nats, hits, gradients = definition(vectors, table, bias, targets, 2.5 * weights)
@@ -49,9 +50,9 @@ def test_total_and_its_gradient(block, with_bias):
     @jax.jit
     def both(vectors, table, bias):
         def loss(vectors, table, bias):
-            found = token_loss(
-                vectors, table, bias if with_bias else None, targets, weights, block=block
-            )
+            matrix = {"table": table} if form == "table" else {"kernel": table.T}
+            vocabulary = Vocabulary(**matrix, bias=bias if with_bias else None)
+            found = token_loss(vectors, vocabulary, targets, weights, block=block)
             return 2.5 * found.total, found
 
         return jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(vectors, table, bias)
@@ -74,7 +75,9 @@ def test_nats_that_carry_the_gradient(block):
     @jax.jit
     def pulled(vectors, table, bias):
         def loss(vectors, table, bias):
-            found = token_loss(vectors, table, bias, targets, weights, block=block, each=True)
+            found = token_loss(
+                vectors, Vocabulary(table, bias=bias), targets, weights, block=block, each=True
+            )
             return jnp.sum(found.nats * factors)
 
         return jax.value_and_grad(loss, argnums=(0, 1, 2))(vectors, table, bias)
@@ -91,7 +94,9 @@ def test_only_what_says_so_carries_a_gradient():
 
     def pulled(what, each):
         def loss(vectors):
-            found = token_loss(vectors, table, bias, targets, weights, block=4, each=each)
+            found = token_loss(
+                vectors, Vocabulary(table, bias=bias), targets, weights, block=4, each=each
+            )
             return jnp.sum(getattr(found, what))
 
         return float(jnp.abs(jax.jit(jax.grad(loss))(vectors)).max())
@@ -109,7 +114,7 @@ def test_sixteen_bits():
     @jax.jit
     def both(vectors, table):
         def loss(vectors, table):
-            found = token_loss(vectors, table, bias, targets, weights, block=4)
+            found = token_loss(vectors, Vocabulary(table, bias=bias), targets, weights, block=4)
             return found.total, found.nats
 
         return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(vectors, table)
@@ -127,7 +132,9 @@ def test_scores_far_from_zero_do_not_overflow():
     vectors, table, bias, targets, weights = made(4)
     bias = bias + np.float32(3e4)
     exact, _, _ = definition(vectors, table, bias, targets, weights)
-    found = jax.jit(lambda: token_loss(vectors, table, bias, targets, weights, block=4))()
+    found = jax.jit(
+        lambda: token_loss(vectors, Vocabulary(table, bias=bias), targets, weights, block=4)
+    )()
     np.testing.assert_allclose(found.nats, exact, rtol=0, atol=0.01)  # 3e4 has steps of 0.002
 
 
@@ -140,7 +147,7 @@ def test_the_scores_of_all_tokens_are_never_there_at_once(each):
     targets, weights = np.zeros((rows, slots), np.int32), np.ones((rows, slots), np.float32)
 
     def loss(vectors, table, block):
-        found = token_loss(vectors, table, None, targets, weights, block=block, each=each)
+        found = token_loss(vectors, Vocabulary(table), targets, weights, block=block, each=each)
         return jnp.sum(found.nats) if each else found.total
 
     def tokens_at_once(block):
