@@ -13,7 +13,7 @@ from jaxpretrain.models.functional import Functional
 from jaxpretrain.models.layers import ACTIVATIONS, Dense, Embed, Norm, split_keys
 from jaxpretrain.models.placement import place
 from jaxpretrain.models.stack import Stack
-from jaxpretrain.models.vocabulary import TokenLoss, Vocabulary, token_loss
+from jaxpretrain.models.vocabulary import TokenLoss, Vocabulary, sample, token_loss
 from jaxpretrain.types import Array, Source
 
 
@@ -199,6 +199,19 @@ class Backbone(Functional):
         vocabulary = module.head.vocabulary(module.tokens.embedding[...])
         vectors, block = module.head.vectors(hidden), settled_here(self.config).loss_block
         return token_loss(vectors, vocabulary, targets, weights, block=block, each=each)
+
+    def sample(self, params: dict, hidden: Array, uniform: Array) -> Array:
+        """Tokens drawn by their probabilities, int32 ``[rows, slots]``; no gradient.
+
+        Args:
+            params: the parameters.
+            hidden: the stream ``[rows, slots, width]``.
+            uniform: float32 ``[rows, slots]`` in [0, 1), a random number for each.
+        """
+        module = self.module(jax.lax.stop_gradient(params))
+        vocabulary = module.head.vocabulary(module.tokens.embedding[...])
+        vectors = module.head.vectors(jax.lax.stop_gradient(hidden))
+        return sample(vectors, vocabulary, uniform, block=settled_here(self.config).loss_block)
 
     def embedding_loss(
         self, params: dict, vectors: Array, targets: Array, weights: Array

@@ -146,6 +146,61 @@ def token_loss(
     return TokenLoss(total, jax.lax.stop_gradient(nats), hits)
 
 
+def sample(
+    vectors: Array, vocabulary: Vocabulary, uniform: Array, *, block: int, width: int = 128
+) -> Array:
+    """Tokens drawn by the softmax of the scores, without the scores of all at once.
+
+    By the inverse of the distribution function, at two levels: a stretch of `width` tokens first,
+    then a token in it. So one random number is enough for each token that is drawn.
+
+    Args:
+        vectors: ``[rows, slots, width]``.
+        vocabulary: what makes scores of them.
+        uniform: float32 ``[rows, slots]`` in [0, 1).
+        block: as for `token_loss`; 0 takes all slots at once.
+        width: of a stretch.
+
+    Returns:
+        int32 ``[rows, slots]``.
+    """
+    vocabulary = vocabulary.placed()
+    rows, slots = uniform.shape
+    # Slots of all rows make a block, so that rows stay on their devices.
+    size = min(slots, max(1, block * parts_of("rows") // rows)) if block else slots
+    count = -(-slots // size)
+    padding = count * size - slots
+
+    def blocks(x: Array) -> Array:
+        x = jnp.pad(x, [(0, 0), (0, padding), *[(0, 0)] * (x.ndim - 2)])
+        return jnp.moveaxis(x.reshape(rows, count, size, *x.shape[2:]), 1, 0)
+
+    def draw(part):
+        vectors, uniform = part
+        logits = place(vocabulary.scores(vectors), "rows", "", "vocab")
+        odds = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+        odds = jnp.pad(odds, [(0, 0), (0, 0), (0, -odds.shape[-1] % width)])
+        odds = odds.reshape(*odds.shape[:2], -1, width)
+        stretch, rest = _pick(jnp.sum(odds, axis=-1), uniform)
+        inside = jnp.take_along_axis(odds, stretch[..., None, None], axis=2)[:, :, 0]
+        return stretch * width + _pick(inside, rest)[0]
+
+    drawn = jax.lax.map(draw, (blocks(vectors), blocks(uniform)))
+    return jnp.moveaxis(drawn, 0, 1).reshape(rows, -1)[:, :slots]
+
+
+def _pick(odds: Array, uniform: Array) -> tuple[Array, Array]:
+    """Where a number falls among odds ``[..., n]``, and how far into it, in [0, 1)."""
+    upto = jnp.cumsum(odds, axis=-1)
+    # Never past the last that has any odds, however the sums are rounded.
+    target = jnp.minimum(uniform, 1 - 2.0**-20)[..., None] * upto[..., -1:]
+    index = jnp.sum(upto <= target, axis=-1, dtype=jnp.int32)
+    at = jnp.minimum(index, odds.shape[-1] - 1)[..., None]
+    mine, end = jnp.take_along_axis(odds, at, -1), jnp.take_along_axis(upto, at, -1)
+    into = (target - (end - mine)) / jnp.maximum(mine, 1e-30)
+    return at[..., 0], jnp.clip(into[..., 0], 0.0, 1.0)
+
+
 def _plain(vectors, vocabulary, targets, weights) -> TokenLoss:
     logits = place(vocabulary.scores(vectors), "rows", "length", "vocab")
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]

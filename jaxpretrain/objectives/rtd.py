@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpretrain.errors import UserError
-from jaxpretrain.losses import accuracy, binary_cross_entropy, cross_entropy
+from jaxpretrain.losses import binary_cross_entropy
 from jaxpretrain.models.config import TransformerConfig
 from jaxpretrain.models.flops import forward_flops
 from jaxpretrain.models.heads import discriminator
@@ -119,9 +119,10 @@ class RTD(MLM):
             keys=generator_keys if train else None,
         )
         hidden = jnp.take_along_axis(hidden, example.slots[:, :, None], axis=1)
-        logits = generator.logits(generator_params, hidden)
-
-        sampled = jax.vmap(jax.random.categorical)(sample_keys, jax.lax.stop_gradient(logits))
+        found = generator.token_loss(generator_params, hidden, example.targets, example.weights)
+        slots = example.slots.shape[1:]
+        uniform = jax.vmap(lambda key: jax.random.uniform(key, slots))(sample_keys)
+        sampled = generator.sample(generator_params, hidden, uniform)
         shown, labels = replaced(example.extra["tokens"], example.slots, example.weights, sampled)
         used = (example.segments > 0).astype(jnp.float32)
         hidden = self.encode(
@@ -131,9 +132,11 @@ class RTD(MLM):
         scores = head(hidden)
         hit = ((scores > 0) == labels).astype(jnp.float32)
         return {
-            "generator_loss": cross_entropy(logits, example.targets, example.weights),
+            "generator_loss": Sum(found.total, jnp.sum(example.weights)),
             "discriminator_loss": binary_cross_entropy(scores, labels, used),
-            "generator_accuracy": accuracy(logits, example.targets, example.weights),
+            "generator_accuracy": Sum(
+                jnp.sum(found.hits * example.weights), jnp.sum(example.weights)
+            ),
             "discriminator_accuracy": Sum(jnp.sum(hit * used), jnp.sum(used)),
             "replaced": Sum(jnp.sum(labels * used), jnp.sum(used)),
         }

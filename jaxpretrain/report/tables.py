@@ -99,11 +99,13 @@ def _value(row: Row, column: Column) -> Cell:
 
 
 def varied(results: Results) -> Table:
-    """What distinguishes each group."""
-    rows = [
-        [row["group"], ", ".join(f"{k} = {setting(v)}" for k, v in row["varied"].items()) or "–"]
-        for row in results["rows"]
-    ]
+    """What distinguishes each group, of the settings that it has at all."""
+
+    def said(row: Row) -> str:
+        own = {key: value for key, value in row["varied"].items() if value is not None}
+        return ", ".join(f"{key} = {setting(value)}" for key, value in own.items()) or "–"
+
+    rows = [[row["group"], said(row)] for row in results["rows"]]
     return Table(["group", "what varies"], rows, prose=True)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpretrain.models.vocabulary import Vocabulary, token_loss
+from jaxpretrain.models.vocabulary import Vocabulary, sample, token_loss
 
 ROWS, SLOTS, WIDTH, VOCAB = 3, 7, 5, 11
 
@@ -160,3 +160,43 @@ def test_the_scores_of_all_tokens_are_never_there_at_once(each):
 
     assert tokens_at_once(block) == block
     assert tokens_at_once(0) == rows * slots
+
+
+@pytest.mark.parametrize(("block", "width"), [(0, 4), (3, 4), (1000, 128)])
+def test_drawn_tokens_are_where_the_distribution_function_says(block, width):
+    """Against a search in the cumulative sums, in float64."""
+    vectors, table, bias, _, _ = made(5)
+    uniform = np.random.default_rng(6).random((ROWS, SLOTS)).astype(np.float32)
+    vocabulary = Vocabulary(table, bias=bias)
+    drawn = np.asarray(
+        jax.jit(lambda: sample(vectors, vocabulary, uniform, block=block, width=width))()
+    )
+    logits = vectors.astype(np.float64) @ table.T + bias
+    odds = np.exp(logits - logits.max(-1, keepdims=True))
+    upto = np.cumsum(odds, -1) / odds.sum(-1, keepdims=True)
+    np.testing.assert_array_equal(drawn, (upto <= uniform[..., None]).sum(-1))
+
+
+@pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2.0**-24])
+def test_what_has_no_chance_is_never_drawn(uniform):
+    """At the edges, where a sum that is rounded could go one too far."""
+    rng = np.random.default_rng(7)
+    possible = rng.random((50, 300)) < 0.02
+    possible[:, 7] = True
+    logits = np.where(possible, rng.normal(size=possible.shape), -1e9).astype(np.float32)
+    table = logits.T  # so that vectors of one are their scores
+    vectors = np.eye(50, dtype=np.float32)[:, None]
+    numbers = np.full((50, 1), uniform, np.float32)
+    drawn = jax.jit(lambda: sample(vectors, Vocabulary(table), numbers, block=0))()
+    assert possible[np.arange(50), np.asarray(drawn)[:, 0]].all()
+
+
+def test_drawn_tokens_have_their_probabilities():
+    logits = np.log(np.array([0.5, 0.25, 0.125, 0.0625, 0.0625]))
+    vectors = np.ones((200, 100, 1), np.float32)
+    vocabulary = Vocabulary(logits[:, None].astype(np.float32))
+    uniform = jax.random.uniform(jax.random.key(0), (200, 100))
+    drawn = jax.jit(lambda: sample(vectors, vocabulary, uniform, block=64, width=2))()
+    share = np.bincount(np.asarray(drawn).ravel(), minlength=5) / 20_000
+    expected = np.exp(logits)
+    assert (np.abs(share - expected) < 5 * np.sqrt(expected * (1 - expected) / 20_000)).all()

@@ -8,6 +8,7 @@ import pytest
 
 from jaxpretrain.report.blocks import BEST, number
 from jaxpretrain.report.page import html
+from jaxpretrain.report.tables import varied
 from jaxpretrain.report.write import write_report
 from support import made_results as made
 
@@ -300,3 +301,9 @@ def test_both_files_are_written(tmp_path):
     write_report(tmp_path, made.mixture(), [])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.md"]
     assert (tmp_path / "report.html").read_text() == html(made.mixture(), [])
+
+
+def test_settings_that_a_group_does_not_have_are_not_listed():
+    results = made.mask_rates()
+    results["rows"][0]["varied"] = {"objective.name": "mlm", "objective.pooling": None}
+    assert varied(results).rows[0][1] == "objective.name = mlm"
