@@ -1,7 +1,7 @@
 """Where arrays live: the device mesh and the rules from logical axis names to mesh axes."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -179,6 +179,28 @@ class Placement:
             return x
         sharding = NamedSharding(self.mesh, self.spec(names, x.shape))
         return jax.lax.with_sharding_constraint(x, sharding)
+
+    @property
+    def platform(self) -> str:
+        """Of the devices: "cpu", "gpu" or "tpu"."""
+        return self.mesh.devices.flat[0].platform
+
+    def mapped(
+        self,
+        function: Callable[..., Array],
+        names_in: Sequence[tuple[str, ...]],
+        names_out: tuple[str, ...],
+        *arrays: Array,
+    ) -> Array:
+        """See `models.placement.on_each_device`. The result has the shape of the first array."""
+        if self.mesh.size == 1:
+            return function(*arrays)
+        specs = tuple(self.spec(n, x.shape) for n, x in zip(names_in, arrays, strict=True))
+        out = self.spec(names_out, arrays[0].shape)
+        divided = jax.shard_map(
+            function, mesh=self.mesh, in_specs=specs, out_specs=out, check_vma=False
+        )
+        return divided(*arrays)
 
     @contextmanager
     def of_activations(self) -> Iterator[None]:

@@ -4,16 +4,41 @@ Shape suffixes: B rows, T query positions, S key positions, N heads, K heads of 
 H the width of a head.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxpretrain.errors import UserError
-from jaxpretrain.models.placement import is_divided, place
+from jaxpretrain.models.placement import is_divided, place, platform
+from jaxpretrain.models.splash import missing as splash_misses
+from jaxpretrain.models.splash import splash_attention
 from jaxpretrain.types import Array
 
 Visibility = Literal["causal", "full", "prefix"]
+Implementation = Literal["auto", "xla", "cudnn", "splash"]
+
+
+class Sight(NamedTuple):
+    """Who sees whom, in the forms that the kernels read.
+
+    Attributes:
+        mask: bool ``[rows, 1, length, keys]``, True where a query sees a key.
+        segments: int ``[rows, length]`` where rows see themselves, within segments; else None.
+        causal: then, whether a query sees no key after it.
+    """
+
+    mask: Array
+    segments: Array | None = None
+    causal: bool = False
+
+
+def sight(segments: Array, prefix: Array | None, visibility: Visibility) -> Sight:
+    """How rows see themselves; arguments as for `visibility_mask`."""
+    mask = visibility_mask(segments, prefix, visibility)
+    if visibility == "prefix":
+        return Sight(mask)
+    return Sight(mask, segments, causal=visibility == "causal")
 
 
 def visibility_mask(segments: Array, prefix: Array | None, visibility: Visibility) -> Array:
@@ -46,10 +71,10 @@ def attention(
     key_BSKH: Array,
     value_BSKH: Array,
     *,
-    mask_B1TS: Array,
+    sight: Sight,
     bias_1NTS: Array | None = None,
     scale: float,
-    implementation: Literal["auto", "xla", "cudnn"] = "auto",
+    implementation: Implementation = "auto",
     dropout: float = 0.0,
     dropout_keys: Array | None = None,
 ) -> Array:
@@ -59,11 +84,11 @@ def attention(
         query_BTNH: queries.
         key_BSKH: keys; K divides N, and a group of N/K queries shares a key head.
         value_BSKH: values.
-        mask_B1TS: True where a query sees a key.
+        sight: who sees whom.
         bias_1NTS: added to the scaled scores.
         scale: factor on the scores.
-        implementation: "cudnn" is the fused kernel of NVIDIA GPUs for 16-bit types; "auto" takes
-            it where it can be had.
+        implementation: "cudnn" is the fused kernel of NVIDIA GPUs for 16-bit types, "splash" that
+            of TPUs; "auto" takes the platform's where it can be had, and "xla" needs none.
         dropout: rate on the probabilities; takes the plain path, fused kernels have none.
         dropout_keys: one key per row; None means no dropout.
 
@@ -71,43 +96,61 @@ def attention(
         ``[B, T, N, H]`` in the type of the query.
 
     Raises:
-        UserError: "cudnn" is asked for and cannot take these arguments on this machine.
+        UserError: a kernel is asked for and cannot take these arguments on this machine.
     """
     dropping = dropout > 0.0 and dropout_keys is not None
+    kernel = "xla"
     if implementation != "xla" and not dropping:
-        implementation = _fused_or_plain(query_BTNH, key_BSKH, bias_1NTS, implementation)
-    if implementation == "cudnn" and not dropping:
+        kernel = _kernel_or_plain(query_BTNH, key_BSKH, sight, bias_1NTS, implementation)
+    if kernel == "cudnn":
         return jax.nn.dot_product_attention(
             query_BTNH,
             key_BSKH,
             value_BSKH,
-            mask=mask_B1TS,
+            mask=sight.mask,
             scale=scale,
             implementation="cudnn",
         )
+    if kernel == "splash":
+        return splash_attention(
+            query_BTNH, key_BSKH, value_BSKH, sight.segments, causal=sight.causal, scale=scale
+        )
     return _plain_attention(
-        query_BTNH, key_BSKH, value_BSKH, mask_B1TS, bias_1NTS, scale, dropout, dropout_keys
+        query_BTNH, key_BSKH, value_BSKH, sight.mask, bias_1NTS, scale, dropout, dropout_keys
     )
 
 
-def _fused_or_plain(query, key, bias, asked: str) -> str:
-    """ "cudnn" where that kernel can take the arguments, else "xla", or an error if asked for."""
+def _kernel_or_plain(query, key, sight: Sight, bias, asked: Implementation) -> str:
+    """The kernel that is asked for, or the platform's own, or "xla" where that cannot be had."""
+    own = {"gpu": "cudnn", "tpu": "splash"}.get(platform())
+    kernel = own if asked == "auto" else asked
+    if kernel is None:
+        return "xla"
+    if kernel == "cudnn":
+        missing = _cudnn_misses(query, key)
+    else:
+        missing = splash_misses(query, key)
+        missing += ["a TPU"] if own != "splash" else []
+        missing += ["rows that see themselves, causally or whole"] if sight.segments is None else []
+    missing += ["positions other than 'relative'"] if bias is not None else []
+    if asked != "auto" and missing:
+        raise UserError(
+            f"model.attention is {asked!r}, which needs {' and '.join(missing)}: use 'auto'"
+        )
+    return "xla" if missing else kernel
+
+
+def _cudnn_misses(query, key) -> list[str]:
     size, lengths = query.shape[3], {query.shape[1], key.shape[1]}
     length = max(lengths, key=lambda n: n % 2)
     reasons = {
         "an NVIDIA GPU": not jax.devices()[0].device_kind.startswith("NVIDIA"),
         "bfloat16 or float16": query.dtype not in (jnp.bfloat16, jnp.float16),
-        "positions other than 'relative'": bias is not None,
         "mesh.context 1": is_divided("length"),
         f"a row length that is even, not {length}": length % 2 == 1,
         f"heads of a width that is a multiple of 8 up to 128, not {size}": size % 8 or size > 128,
     }
-    missing = [what for what, lacking in reasons.items() if lacking]
-    if asked == "cudnn" and missing:
-        raise UserError(
-            f"model.attention is 'cudnn', which needs {' and '.join(missing)}: use 'auto'"
-        )
-    return "xla" if missing else "cudnn"
+    return [what for what, lacking in reasons.items() if lacking]
 
 
 def _plain_attention(query, key, value, mask, bias, scale, dropout, dropout_keys):

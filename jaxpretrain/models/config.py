@@ -47,7 +47,8 @@ class TransformerConfig:
             BERT (so their standard deviation is 0.88 of it).
         dtype: of the computation; the parameters are float32 always. "auto" is bfloat16 on a TPU
             or GPU and float32 on a CPU.
-        attention: "xla", "cudnn" (the fused kernel, GPU and 16-bit only) or "auto".
+        attention: "xla", "cudnn" (the fused kernel of NVIDIA GPUs, 16-bit only), "splash" (that of
+            TPUs) or "auto".
         scan_layers: "on" compiles one block for all layers, so that depth costs no time to compile;
             "off" writes the layers out, which on a CPU is a sixth faster; "auto" does so there up
             to 8 layers.
@@ -89,7 +90,7 @@ class TransformerConfig:
     attention_dropout: float = 0.0
     init_scale: float = 0.02
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    attention: Literal["auto", "xla", "cudnn"] = "auto"
+    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
     scan_layers: Literal["auto", "on", "off"] = "auto"
     remat: Literal["none", "dots", "full"] = "none"
     loss_block: int = -1

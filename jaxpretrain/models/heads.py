@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxpretrain.models.attention import visibility_mask
+from jaxpretrain.models.attention import sight
 from jaxpretrain.models.config import TransformerConfig
 from jaxpretrain.models.functional import Functional
 from jaxpretrain.models.layers import ACTIVATIONS, Dense, Embed, Norm
@@ -99,8 +99,8 @@ class NextDepth(nnx.Module):
     def __call__(self, x: Array, token: Array, segments: Array, positions: Array, keys) -> Array:
         """The stream ``[rows, length, width]`` and embeddings of the next tokens to the stream."""
         x = jnp.concatenate([self.stream_norm(x), self.token_norm(token)], axis=-1)
-        mask = visibility_mask(segments, None, "causal")
-        return self.stack(self.projection(x), mask=mask, positions=positions, keys=keys)
+        seen = sight(segments, None, "causal")
+        return self.stack(self.projection(x), sight=seen, positions=positions, keys=keys)
 
 
 @cache

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxpretrain.models.attention import attention, rotate
+from jaxpretrain.models.attention import Sight, attention, rotate
 from jaxpretrain.models.config import TransformerConfig
 from jaxpretrain.models.placement import is_divided, place
 from jaxpretrain.types import Array
@@ -95,7 +95,7 @@ class Attention(nnx.Module):
         self,
         x: Array,
         *,
-        mask: Array,
+        sight: Sight,
         keys: Array | None,
         bias: Array | None = None,
         positions: Array | None = None,
@@ -119,7 +119,7 @@ class Attention(nnx.Module):
             query,
             key,
             value,
-            mask_B1TS=mask,
+            sight=sight,
             bias_1NTS=bias,
             scale=config.attention_scale or config.size_of_head**-0.5,
             implementation=config.attention,

@@ -29,20 +29,20 @@ class Block(nnx.Module):
         self.mlp = FeedForward(config, output_scale=output_scale, rngs=rngs)
         self.config = config
 
-    def __call__(self, x, *, mask, bias, positions, keys, memory=None, memory_mask=None) -> Array:
+    def __call__(self, x, *, sight, bias, positions, keys, memory=None, memory_sight=None) -> Array:
         """Maps the stream ``[rows, length, width]`` to itself; `keys` are one per row or None."""
         config = self.config
         parts = (None,) * 5 if keys is None else split_keys(keys, 5)
 
         def attend(y):
-            y = self.attention(y, mask=mask, bias=bias, positions=positions, keys=parts[0])
+            y = self.attention(y, sight=sight, bias=bias, positions=positions, keys=parts[0])
             return row_dropout(y, config.dropout, parts[1])
 
         def feed(y):
             return row_dropout(self.mlp(y), config.dropout, parts[2])
 
         def cross(y):
-            y = self.cross(y, mask=memory_mask, memory=memory, keys=parts[3])
+            y = self.cross(y, sight=memory_sight, memory=memory, keys=parts[3])
             return row_dropout(y, config.dropout, parts[4])
 
         sublayers = [(self.attention_norm, attend), (self.mlp_norm, feed)]
@@ -101,16 +101,16 @@ class Stack(nnx.Module):
         self.final_norm = Norm(config.width, config) if config.norm_position == "pre" else None
         self.config, self.layers = config, layers
 
-    def __call__(self, x, *, mask, positions, keys, memory=None, memory_mask=None) -> Array:
+    def __call__(self, x, *, sight, positions, keys, memory=None, memory_sight=None) -> Array:
         """Maps the stream ``[rows, length, width]`` to itself.
 
         Args:
             x: the stream.
-            mask: bool ``[rows, 1, length, length]``, who sees whom.
+            sight: who sees whom.
             positions: int ``[rows, length]``.
             keys: one PRNG key per row for dropout, or None.
             memory: ``[rows, source length, width]``, what cross-attention reads.
-            memory_mask: bool ``[rows, 1, length, source length]``.
+            memory_sight: who sees what of it.
         """
         config = self.config
         bias = None
@@ -126,12 +126,12 @@ class Stack(nnx.Module):
             block = nnx.merge(definition, block)
             x = block(
                 x,
-                mask=mask,
+                sight=sight,
                 bias=bias,
                 positions=positions,
                 keys=layer_keys,
                 memory=memory,
-                memory_mask=memory_mask,
+                memory_sight=memory_sight,
             )
             return x, None
 

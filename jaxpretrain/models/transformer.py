@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxpretrain.models.attention import Visibility, row_dropout, visibility_mask
+from jaxpretrain.models.attention import Sight, Visibility, row_dropout, sight
 from jaxpretrain.models.config import TransformerConfig, settled
 from jaxpretrain.models.functional import Functional
 from jaxpretrain.models.layers import ACTIVATIONS, Dense, Embed, Norm, split_keys
@@ -97,21 +97,21 @@ class Transformer(nnx.Module):
         """See `Backbone.encode`."""
         if source is None:
             x = self.embed(inputs, positions, types, _part(keys, 0))
-            mask = visibility_mask(segments, prefix, visibility)
-            return self.stack(x, mask=mask, positions=positions, keys=_part(keys, 1))
+            seen = sight(segments, prefix, visibility)
+            return self.stack(x, sight=seen, positions=positions, keys=_part(keys, 1))
         memory = self.stack(
             self.embed(source.inputs, source.positions, None, _part(keys, 0)),
-            mask=visibility_mask(source.segments, None, "full"),
+            sight=sight(source.segments, None, "full"),
             positions=source.positions,
             keys=_part(keys, 1),
         )
         return self.decoder(
             self.embed(inputs, positions, types, _part(keys, 2)),
-            mask=visibility_mask(segments, prefix, visibility),
+            sight=sight(segments, prefix, visibility),
             positions=positions,
             keys=_part(keys, 3),
             memory=memory,
-            memory_mask=segments[:, None, :, None] == source.segments[:, None, None, :],
+            memory_sight=Sight(segments[:, None, :, None] == source.segments[:, None, None, :]),
         )
 
     def embed(self, inputs, positions, types, keys) -> Array:

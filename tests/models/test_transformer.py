@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from jaxpretrain.errors import UserError
-from jaxpretrain.models.attention import attention, relative_buckets, rotate, visibility_mask
+from jaxpretrain.models.attention import Sight, attention, relative_buckets, rotate, visibility_mask
 from jaxpretrain.models.config import TransformerConfig
 from jaxpretrain.models.layers import FeedForward
 from jaxpretrain.models.presets import PRESETS
@@ -129,7 +129,7 @@ def test_grouped_heads_equal_full_heads_with_repeated_keys():
     query = rng.normal(size=(2, 7, 6, 8)).astype(np.float32)
     key, value = rng.normal(size=(2, 2, 7, 2, 8)).astype(np.float32)
     mask = visibility_mask(np.ones((2, 7), int), None, "causal")
-    out = attention(query, key, value, mask_B1TS=mask, scale=0.3)
+    out = attention(query, key, value, sight=Sight(mask), scale=0.3)
     key, value = (np.repeat(x, 3, axis=2).astype(np.float64) for x in (key, value))
     scores = np.einsum("btnh,bsnh->bnts", query.astype(np.float64), key) * 0.3
     scores = np.where(np.asarray(mask), scores, -np.inf)
@@ -140,7 +140,7 @@ def test_grouped_heads_equal_full_heads_with_repeated_keys():
     keys = jax.random.split(jax.random.key(0), 2)
     plain = attention(
         query, key[:, :, ::3].astype(np.float32), value[:, :, ::3].astype(np.float32),
-        mask_B1TS=mask, scale=0.3, dropout=1e-9, dropout_keys=keys,
+        sight=Sight(mask), scale=0.3, dropout=1e-9, dropout_keys=keys,
     )  # fmt: skip
     np.testing.assert_allclose(plain, expected, atol=1e-5)
 
