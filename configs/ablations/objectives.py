@@ -18,7 +18,7 @@ the package of a docstring by a probe (chance 0.247; one seed, 95 % intervals ov
     rtd        0.470 (0.432-0.509)    simcse             0.341 (0.303-0.380)
 
 This ranks nothing yet: nsp and sop are at chance in their own task (0.693 nats) and among the best
-here, and networks that were not trained at all (train.steps=1 at a learning rate of 1e-9) have 0.585
+here, and networks that were not trained at all (train.steps=1, a learning rate of 1e-9) have 0.585
 (0.544-0.627) and, from another start, 0.522 (0.482-0.563). After so few tokens no objective is seen
 to add to what random vectors of the words tell; mlm_vs_clm.py trains longer.
 """
