@@ -243,10 +243,17 @@ def bytes_here(tree: Any) -> int:
 
 
 def executed_flops(jaxpr: Any) -> float:
-    """Operations of all matrix products in a program, recomputed ones too, on all devices."""
+    """Operations of all matrix products in a program, recomputed ones too, on all devices.
+
+    Of a kernel, those of all its tiles, though it passes over some that the mask hides.
+    """
     total = 0.0
     for line in jaxpr.eqns:
-        times = line.params.get("length", 1) if line.primitive.name == "scan" else 1
+        times = {
+            "scan": lambda params: params["length"],
+            "pallas_call": lambda params: math.prod(params["grid_mapping"].grid),
+            "shard_map": lambda params: params["mesh"].size,
+        }.get(line.primitive.name, lambda params: 1)(line.params)
         if line.primitive.name == "dot_general":
             (contracted, _), _ = line.params["dimension_numbers"]
             inner = math.prod(line.invars[0].aval.shape[axis] for axis in contracted)

@@ -13,6 +13,7 @@ from jaxpretrain import hlo
 from jaxpretrain.config import load
 from jaxpretrain.errors import UserError
 from jaxpretrain.main import main
+from jaxpretrain.models.splash import splash_attention
 from jaxpretrain.plan import (
     Plan,
     compiled,
@@ -21,6 +22,7 @@ from jaxpretrain.plan import (
     for_platform,
     plan,
 )
+from jaxpretrain.sharding import Placement, make_mesh
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MESH = Mesh(np.array(jax.devices()).reshape(2, 4), ("a", "b"))
@@ -90,6 +92,27 @@ def test_operations_are_counted_with_loops_and_recomputation():
     both = jax.make_jaxpr(jax.grad(loss, (0, 1)))(w, x)
     # Forward, forward again, and two products backward.
     assert executed_flops(both.jaxpr) == 3 * (1 + 1 + 2) * once
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_operations_of_a_kernel_are_those_of_its_tiles_on_all_devices(devices):
+    rows, length, heads, width = 4, 256, 4, 64
+    query = jax.ShapeDtypeStruct((rows, length, heads, width), jnp.bfloat16)
+    key = jax.ShapeDtypeStruct((rows, length, 2, width), jnp.bfloat16)
+    mesh = make_mesh(
+        data=max(1, devices // 2), tensor=min(2, devices), devices=jax.devices()[:devices]
+    )
+
+    def loss(query, key, value):
+        with Placement(mesh).of_activations():
+            segments = jnp.ones((rows, length), jnp.int32)
+            mixed = splash_attention(query, key, value, segments, causal=False, scale=1.0)
+        return jnp.sum(mixed.astype(jnp.float32))
+
+    traced = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1, 2)))(query, key, key)
+    # Two products forward, five backward: the scores again, and four gradients.
+    expected = 7 * 2 * rows * heads * length**2 * width
+    assert executed_flops(traced.jaxpr) == pytest.approx(expected, rel=1e-3)
 
 
 def test_memory_traffic_of_a_copy_and_of_a_slice():
