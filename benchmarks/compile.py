@@ -15,6 +15,8 @@ import sys
 import tempfile
 import time
 
+from jaxpretrain.main import take_overrides
+
 LAYERS = (4, 12, 48)
 
 
@@ -24,7 +26,8 @@ def main() -> None:
     parser.add_argument("--config", default="benchmarks/configs.py:clm", metavar="FILE[:ARG]")
     parser.add_argument("--topology", help="for example v5p:2x2x1 (default: this machine)")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
-    options, overrides = parser.parse_known_args()
+    arguments, overrides = take_overrides(sys.argv[1:])
+    options = parser.parse_args(arguments)
     if options.one:
         print(json.dumps(one(options, overrides)))
         return
@@ -37,7 +40,8 @@ def main() -> None:
         for layers in LAYERS:
             for start in ("first", "second") if not options.topology else ("first",):
                 command = [sys.executable, "-m", "benchmarks.compile", f"--one={layers}"]
-                command += [f"--config={options.config}", *overrides]
+                command += [f"--config={options.config}"]
+                command += [f"--config.{key}={value}" for key, value in overrides.items()]
                 command += [f"--topology={options.topology}"] * bool(options.topology)
                 found = fresh(command, JAX_COMPILATION_CACHE_DIR=folder)
                 print(
@@ -66,20 +70,19 @@ def fresh(command: list[str], **environment: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def one(options: argparse.Namespace, overrides: list[str]) -> dict:
+def one(options: argparse.Namespace, overrides: dict[str, str]) -> dict:
     """Seconds of tracing and of compiling the training step, in this process."""
     import jax
 
     from benchmarks.made_up import vocabulary
     from jaxpretrain.assemble import abstract_batch, build
     from jaxpretrain.config import load
-    from jaxpretrain.main import quiet_libraries, take_overrides
+    from jaxpretrain.main import quiet_libraries
     from jaxpretrain.plan import devices_of, for_platform
     from jaxpretrain.step import jit_train_step
 
     quiet_libraries()
-    _, changes = take_overrides([*overrides, f"--config.model.layers={options.one}"])
-    config = load(options.config, changes)
+    config = load(options.config, overrides | {"model.layers": str(options.one)})
     devices = devices_of(options.topology) if options.topology else None
     config = for_platform(config, devices[0].platform if devices else jax.default_backend())
     vocab = vocabulary(config.tokenizer.vocab_size)

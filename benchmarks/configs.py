@@ -9,6 +9,8 @@ The text is random tokens: what is in it makes no difference to the time.
 
 from ml_collections import ConfigDict
 
+from jaxpretrain.errors import UserError
+
 # Objective: the preset, and what both sides have switched.
 OBJECTIVES = {
     "mlm": "bert",
@@ -30,6 +32,11 @@ SIZES = {
 def get_config(what: str = "mlm") -> ConfigDict:
     """OBJECTIVE or OBJECTIVE-SIZE; "llama" is clm with that preset, 1B parameters at size gpu."""
     name, _, size = what.partition("-")
+    if name not in OBJECTIVES or size not in ("", *SIZES):
+        raise UserError(
+            f"there is no {what!r}: write one of {', '.join(OBJECTIVES)}, and for another size one "
+            f"of -{', -'.join(SIZES)} after it"
+        )
     width, layers, heads, vocab, length, rows = SIZES[size or "cpu"]
     preset = OBJECTIVES[name]
     model = {"preset": preset, "width": width, "layers": layers, "heads": heads}

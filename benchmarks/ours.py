@@ -21,6 +21,7 @@ from benchmarks.workers import peak_host_bytes, serve
 from jaxpretrain.assemble import Pieces, abstract_batch, build
 from jaxpretrain.chips import chip_of
 from jaxpretrain.config import load
+from jaxpretrain.errors import UserError
 from jaxpretrain.interop.huggingface import export_model
 from jaxpretrain.main import quiet_libraries, take_overrides
 from jaxpretrain.models.transformer import Backbone, settled_here
@@ -30,7 +31,15 @@ from jaxpretrain.step import jit_train_step, progress_at, run_key
 
 
 def main() -> None:
-    """Compiles, writes, and answers."""
+    """Compiles, writes, and answers; says in one line what the user can mend."""
+    try:
+        work()
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def work() -> None:
+    """See `main`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", required=True)
     parser.add_argument("--folder", required=True)

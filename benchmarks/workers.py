@@ -13,6 +13,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+BOTH_HAVE = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+}
+
 
 class Worker:
     """A program under `serve`, seen from the parent.
@@ -22,7 +27,7 @@ class Worker:
         name: for messages.
 
     It has large pages if the C library gives them out: `jaxpretrain` asks for them, and a peer
-    should be no worse off.
+    should be no worse off. On a GPU it takes the memory that it needs, not most of it at once.
     """
 
     def __init__(self, command: list[str], name: str):
@@ -32,7 +37,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} | os.environ,
+            env=BOTH_HAVE | os.environ,
         )
 
     def hear(self) -> dict[str, Any]:

@@ -5,10 +5,14 @@ pages of 4 KB the kernel spends a sixth of the step on handing them out one by o
 next to nothing.
 """
 
+import contextlib
 import os
 import sys
 
 VARIABLE, SETTING = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
+ASKED = (
+    "JAXPRETRAIN_ASKED_FOR_LARGE_PAGES"  # so that it is done once, whatever becomes of the other
+)
 
 
 def ask() -> None:
@@ -17,8 +21,10 @@ def ask() -> None:
     Does nothing where the variable is set already, whatever it says, or with another C library. (A
     glibc before 2.35 does not know the setting and passes over it.)
     """
-    if VARIABLE in os.environ or "CS_GNU_LIBC_VERSION" not in getattr(os, "confstr_names", ()):
+    known = "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", ())
+    if not known or not sys.executable or {VARIABLE, ASKED} & os.environ.keys():
         return
-    os.environ[VARIABLE] = SETTING
+    os.environ |= {VARIABLE: SETTING, ASKED: "1"}
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    with contextlib.suppress(OSError):
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -306,15 +306,20 @@ def keep_compiled_programs() -> None:
     In a folder for machines with this processor's instructions, in the user's cache; where
     JAX_COMPILATION_CACHE_DIR is set, there, or nowhere if it is empty.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxpretrain"
+        cache.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # no home, or none that can be written
+        return
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         instructions = next(line for line in lines if line.startswith(("flags", "Features")))
     except (OSError, StopIteration):
         instructions = platform.processor()
     machine = hashlib.sha256(f"{platform.machine()} {instructions}".encode()).hexdigest()[:8]
-    folder = str(cache / "jaxpretrain" / f"compiled-{machine}")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", folder)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache / f"compiled-{machine}")
 
 
 def quiet_libraries() -> None:

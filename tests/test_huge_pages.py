@@ -30,6 +30,21 @@ def test_it_starts_once_more_with_the_same_arguments():
     assert begun() == ["begun", "begun", f"['train', '--config=a b.py'] True {SETTING}"]
 
 
+def test_it_starts_only_once_even_if_the_setting_gets_lost():
+    lost = SCRIPT.replace(
+        "huge_pages.ask()", 'os.environ.pop("GLIBC_TUNABLES", 0); huge_pages.ask()'
+    )
+    lost = lost.replace('os.environ["GLIBC_TUNABLES"]', '"lost"')
+    done = subprocess.run(
+        [sys.executable, "-c", lost],
+        env={key: value for key, value in os.environ.items() if key != VARIABLE},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert done.stdout.splitlines() == ["begun", "begun", "[] False lost"]
+
+
 def test_what_the_user_has_set_stays():
     assert begun(**{VARIABLE: "glibc.malloc.check=0"}) == [
         "begun",

@@ -1,7 +1,8 @@
 """What each family of Hugging Face models is in our terms: its switches, its sizes, its tensors."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from jaxpretrain.interop.tensors import Tensor
 
@@ -18,12 +19,14 @@ class Family(NamedTuple):
         options: their further keys with the values that our backbone computes, the first of which
             is written; None among them says that the key may be absent.
         table: the tensors.
+        absent: our sizes where ``config.json`` does not name theirs, other than the preset's.
     """
 
     preset: str
     sizes: Mapping[str, tuple[str, ...]]
     options: Mapping[str, tuple]
     table: list[Tensor]
+    absent: Mapping[str, Any] = MappingProxyType({})
 
 
 def bert_table() -> list[Tensor]:
@@ -231,6 +234,13 @@ FAMILIES = {
             "mlp_bias": (False, None),
         },
         llama_table(),
+        {
+            "kv_heads": 0,
+            "head_width": 0,
+            "max_length": 2048,
+            "norm_epsilon": 1e-6,
+            "tied_embeddings": False,
+        },
     ),
     "t5": Family(
         "t5",
@@ -253,5 +263,6 @@ FAMILIES = {
             "tie_word_embeddings": (False,),
         },
         t5_table(),
+        {"head_width": 64, "mlp_width": 2048, "decoder_layers": 0},
     ),
 }

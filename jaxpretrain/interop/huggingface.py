@@ -65,18 +65,23 @@ def export_model(
 def switches(config: Mapping[str, Any]) -> TransformerConfig:
     """Our switches of a ``config.json``; errors as for `import_model`."""
     family = _family(config.get("model_type"))
+    if family.preset == "t5" and config.get("scale_decoder_outputs") is False:
+        # transformers 5 says so of a head of its own, and always that it is tied.
+        config = {**config, "tie_word_embeddings": False}
     for key, allowed in family.options.items():
         if config.get(key) not in allowed:
             raise UserError(
                 f"{key} is {config.get(key)!r} in the model's config.json: only "
                 f"{', '.join(repr(a) for a in allowed if a is not None)} can be imported"
             )
-    values: dict[str, Any] = {"mlp_width": 0}
+    values: dict[str, Any] = {"mlp_width": 0, **family.absent}
     for ours, (theirs, *_) in family.sizes.items():
         if config.get(theirs) is not None:  # else there is a default, which is ours too
             values[ours] = config[theirs]
         elif ours in ("vocab_size", "width", "layers", "heads"):
             raise UserError(f"the model's config.json has no {theirs}: it is incomplete")
+    if family.preset == "t5" and not values["decoder_layers"]:
+        values["decoder_layers"] = values["layers"]
     return TransformerConfig(**PRESETS[family.preset] | values | _read_rope(family, config))
 
 
@@ -105,6 +110,11 @@ def settings(name: str, config: TransformerConfig) -> dict[str, Any]:
         written["rope_parameters"] = {"rope_type": "default", "rope_theta": config.rotary_base}
     for ours, theirs in family.sizes.items():
         value = derived.get(ours, getattr(config, ours))
+        if value == 0 and ours in ("token_types", "decoder_layers"):
+            raise UserError(
+                f"model.{ours} is 0, and a Hugging Face {name} has at least 1: it cannot be "
+                "exported as one"
+            )
         for key in theirs:
             if written.setdefault(key, value) != value:
                 raise UserError(

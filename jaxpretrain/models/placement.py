@@ -61,6 +61,11 @@ def is_divided(name: str) -> bool:
     return parts_of(name) > 1
 
 
+def is_placed() -> bool:
+    """Whether somebody says where activations live."""
+    return _meaning.get() is not None
+
+
 def platform() -> str:
     """What the models are compiled for: "cpu", "gpu" or "tpu"."""
     meaning = _meaning.get()

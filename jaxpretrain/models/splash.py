@@ -13,7 +13,7 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 
-from jaxpretrain.models.placement import on_each_device, parts_of
+from jaxpretrain.models.placement import is_placed, on_each_device, parts_of
 from jaxpretrain.types import Array
 
 LANES = 128  # lengths are multiples of it
@@ -28,6 +28,7 @@ def missing(query: Array, key: Array) -> list[str]:
     reasons = {
         "bfloat16 or float32": query.dtype not in (jnp.bfloat16, jnp.float32),
         "mesh.context 1": parts_of("length") > 1,
+        "one device, or steps that are placed": jax.device_count() > 1 and not is_placed(),
         f"heads, and heads of keys, that divide over {heads} devices": not split_alike,
     }
     return [what for what, lacking in reasons.items() if lacking]

@@ -274,7 +274,9 @@ def _total_backward(kept, pulled):
     on_vectors, on_vocabulary = kept
     factor = pulled[0]
     scaled = jax.tree.map(lambda x: x * factor, on_vocabulary)
-    return on_vectors * factor.astype(on_vectors.dtype), None, None, scaled
+    # One over the number of targets is no number of 16 bits.
+    on_vectors = (on_vectors.astype(jnp.float32) * factor).astype(on_vectors.dtype)
+    return on_vectors, None, None, scaled
 
 
 _total.defvjp(_total_forward, _total_backward)

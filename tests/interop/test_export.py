@@ -14,7 +14,7 @@ import pytest
 from jaxpretrain.data.vocab import blank_vocab
 from jaxpretrain.errors import UserError
 from jaxpretrain.interop.families import FAMILIES
-from jaxpretrain.interop.huggingface import export_model, import_model, settings
+from jaxpretrain.interop.huggingface import export_model, import_model, settings, switches
 from jaxpretrain.interop.tensors import flat
 from jaxpretrain.models.config import TransformerConfig
 from jaxpretrain.models.presets import PRESETS
@@ -87,6 +87,8 @@ def test_heads_are_exported_where_the_family_has_them():
         ("llama", {"biases": True}, "biases is True"),
         ("t5", {"attention_dropout": 0.2}, "attention_dropout is 0.2.*dropout_rate.*is 0.1"),
         ("t5", {"tied_embeddings": True}, "tied_embeddings is True"),
+        ("t5", {"decoder_layers": 0}, "decoder_layers is 0"),
+        ("bert", {"token_types": 0}, "token_types is 0"),
     ],
 )
 def test_what_a_family_cannot_be_is_refused(name, change, message):
@@ -143,6 +145,25 @@ def test_tensors_that_do_not_fit_are_named():
     del tensors[name]
     with pytest.raises(UserError, match=f"no tensor {name}"):
         import_model(written, tensors)
+
+
+def test_sizes_that_are_absent_are_what_transformers_takes_for_them():
+    """By its documentation: ``LlamaConfig`` and ``T5Config``."""
+    config = config_of("llama")
+    written = settings("llama", config)
+    for key in ("tie_word_embeddings", "rms_norm_eps", "num_key_value_heads", "head_dim"):
+        del written[key]
+    found = switches(written)
+    assert not found.tied_embeddings and found.norm_epsilon == 1e-6
+    assert found.number_of_kv_heads == 4 and found.size_of_head == 6
+    written = settings("t5", config_of("t5", layers=5))
+    del written["num_decoder_layers"]
+    assert switches(written).decoder_layers == 5
+    # As transformers 5 writes a T5 1.1 itself.
+    newer = written | {"tie_word_embeddings": True, "scale_decoder_outputs": False}
+    assert switches(newer) == switches(written)
+    with pytest.raises(UserError, match="tie_word_embeddings is True"):
+        switches(newer | {"scale_decoder_outputs": True})
 
 
 def test_paths_of_nested_dicts():

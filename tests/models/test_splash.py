@@ -62,8 +62,15 @@ def test_splash_is_plain_attention(causal, length, shared, devices):
 def test_what_splash_needs_is_said():
     query, key, value, segments = made(1, 128, 2, 2)
     seen = sight(segments, None, "causal")
-    with pytest.raises(UserError, match="'splash', which needs a TPU: use 'auto'"):
+
+    def asked(seen):
         attention(query, key, value, sight=seen, scale=1.0, implementation="splash")
-    with pytest.raises(UserError, match="a TPU and rows that see themselves"):
-        bare = Sight(seen.mask)
-        attention(query, key, value, sight=bare, scale=1.0, implementation="splash")
+
+    with Placement(make_mesh(devices=jax.devices()[:1])).of_activations():
+        with pytest.raises(UserError, match="'splash', which needs a TPU: use 'auto'"):
+            asked(seen)
+        with pytest.raises(UserError, match="a TPU and rows that see themselves"):
+            asked(Sight(seen.mask))
+    # Of several devices, a kernel can be divided only by who knows the mesh.
+    with pytest.raises(UserError, match="one device, or steps that are placed"):
+        asked(seen)

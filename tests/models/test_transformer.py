@@ -205,6 +205,20 @@ def test_dropout_is_keyed_by_the_row_and_by_nothing_else():
     assert np.abs(together - other).max() > 0.1
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gelu_is_its_definition(dtype):
+    from scipy.stats import norm
+
+    from jaxpretrain.models.layers import ACTIVATIONS
+
+    x = jnp.linspace(-4, 4, 161).astype(dtype)
+    exact = np.asarray(x, np.float64) * norm.cdf(np.asarray(x, np.float64))
+    found = np.asarray(jax.jit(ACTIVATIONS["gelu"])(x), np.float64)
+    # Absolute, a rounding of 1 in float32; relative, of the result's own type.
+    relative = {"float32": 1e-6, "bfloat16": 2**-8}[dtype]
+    np.testing.assert_allclose(found, exact, rtol=relative, atol=1e-6)
+
+
 def test_a_bias_for_all_rows_and_its_gradient():
     from jaxpretrain.models.attention import add_to_rows
 
