@@ -5,9 +5,9 @@
 Prepares the token store of some JSON Lines files with one worker and with one for each core, and
 tokenizes the same texts with SentencePiece itself, and, where they are installed, with `tokenizers`
 and `datasets` (``pip install '.[bench]'``). Each gets the same texts, all in memory, and the same
-pieces, though `tokenizers` cuts the text at spaces its own way first; `prepare` also reads the files,
-decides on the split and writes the store, with checksums. Then the pipeline reads random documents,
-held in memory, by the step.
+pieces, though `tokenizers` cuts the text at spaces its own way first; `prepare` also reads the
+files, decides on the split and writes the store, with checksums. Then the pipeline reads random
+documents, held in memory, by the step.
 """
 
 import argparse
