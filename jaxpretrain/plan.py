@@ -284,7 +284,8 @@ def named(text: str, pieces: Pieces) -> list[tuple[str, str, hlo.Collective]]:
             rows = rows.reshape(-1, math.prod(numbers.shape[axis] for axis in axes))
             groups = frozenset(frozenset(row.tolist()) for row in rows)
             names[groups] = "+".join(MESH_AXES[axis] for axis in axes)
-    found = hlo.collectives(text, numbers.size)
+    # A compiler may leave in what goes from each device to itself.
+    found = [one for one in hlo.collectives(text, numbers.size) if one.sent]
     pairs = [(one.kind, names.get(one.groups, "some devices"), one) for one in found]
     pairs += [(one.kind, SLICES, one) for one in hlo.between_slices(text)]
     return sorted(pairs, key=lambda item: -item[2].sent)

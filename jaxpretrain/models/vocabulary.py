@@ -323,4 +323,8 @@ def _zeros(vectors: Array, vocabulary: Vocabulary) -> Vocabulary:
 
 
 def _over_shards(summed: Vocabulary) -> Vocabulary:
-    return jax.tree.map(lambda x: jnp.sum(x, axis=(0, 1)), summed)
+    found = jax.tree.map(lambda x: jnp.sum(x, axis=(0, 1)), summed)
+    # Placed as the parameters are, so that each device gets its part of the sum and no more.
+    table = None if found.table is None else place(found.table, "vocab", "embed")
+    kernel = None if found.kernel is None else place(found.kernel, "embed", "vocab")
+    return Vocabulary(table, kernel, found.bias)
