@@ -75,11 +75,10 @@ def one(options: argparse.Namespace, overrides: dict[str, str]) -> dict:
     import jax
 
     from benchmarks.made_up import vocabulary
-    from jaxpretrain.assemble import abstract_batch, build
+    from jaxpretrain.assemble import build, traced_step
     from jaxpretrain.config import load
     from jaxpretrain.main import quiet_libraries
     from jaxpretrain.plan import devices_of, for_platform
-    from jaxpretrain.step import jit_train_step
 
     quiet_libraries()
     config = load(options.config, overrides | {"model.layers": str(options.one)})
@@ -88,15 +87,7 @@ def one(options: argparse.Namespace, overrides: dict[str, str]) -> dict:
     vocab = vocabulary(config.tokenizer.vocab_size)
     pieces = build(config, vocab, devices=devices)
     began = time.perf_counter()
-    lowered = jit_train_step(
-        pieces.objective,
-        pieces.optimizer,
-        pieces.abstract,
-        pieces.placement,
-        seed=0,
-        total_steps=config.train.steps,
-        microbatches=config.train.microbatches,
-    ).lower(pieces.abstract, abstract_batch(pieces))
+    lowered = traced_step(pieces).lower()
     traced = time.perf_counter()
     lowered.compile()
     return {"trace": traced - began, "compile": time.perf_counter() - traced}

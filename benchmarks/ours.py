@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.made_up import text, vocabulary
 from benchmarks.workers import peak_host_bytes, serve
-from jaxpretrain.assemble import Pieces, abstract_batch, build
+from jaxpretrain.assemble import Pieces, build, traced_step
 from jaxpretrain.chips import chip_of
 from jaxpretrain.config import load
 from jaxpretrain.errors import UserError
@@ -27,7 +27,7 @@ from jaxpretrain.main import quiet_libraries, take_overrides
 from jaxpretrain.models.transformer import Backbone, settled_here
 from jaxpretrain.objectives.rtd import TIED
 from jaxpretrain.state import init_state
-from jaxpretrain.step import jit_train_step, progress_at, run_key
+from jaxpretrain.step import progress_at, run_key
 
 
 def main() -> None:
@@ -54,19 +54,7 @@ def work() -> None:
     loss = heldout_terms(pieces, state.params, batch)
     parameters = write(Path(options.folder), pieces, jax.device_get(state.params), batch)
     began = time.perf_counter()
-    step = (
-        jit_train_step(
-            pieces.objective,
-            pieces.optimizer,
-            pieces.abstract,
-            pieces.placement,
-            seed=config.seed,
-            total_steps=config.train.steps,
-            microbatches=config.train.microbatches,
-        )
-        .lower(pieces.abstract, abstract_batch(pieces))
-        .compile()
-    )
+    step = traced_step(pieces).lower().compile()
     compiled = time.perf_counter() - began
     on_device = jax.device_put(batch, pieces.placement.batch)
     device = jax.devices()[0]

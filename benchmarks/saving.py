@@ -18,12 +18,11 @@ from pathlib import Path
 import jax
 
 from benchmarks.made_up import text, vocabulary
-from jaxpretrain.assemble import abstract_batch, build
+from jaxpretrain.assemble import build, traced_step
 from jaxpretrain.checkpoint import Checkpoints
 from jaxpretrain.config import load
 from jaxpretrain.main import quiet_libraries, take_overrides
 from jaxpretrain.state import init_state
-from jaxpretrain.step import jit_train_step
 
 
 def main() -> None:
@@ -43,19 +42,7 @@ def main() -> None:
         text(config.data.batch_size, config.data.length, vocab),
         pieces.placement.batch,
     )
-    step = (
-        jit_train_step(
-            pieces.objective,
-            pieces.optimizer,
-            pieces.abstract,
-            pieces.placement,
-            seed=0,
-            total_steps=config.train.steps,
-            microbatches=config.train.microbatches,
-        )
-        .lower(pieces.abstract, abstract_batch(pieces))
-        .compile()
-    )
+    step = traced_step(pieces).lower().compile()
     state = init_state(pieces.objective, pieces.optimizer, 0, pieces.abstract)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:

@@ -31,7 +31,7 @@ from jaxpretrain.objectives import Objective
 from jaxpretrain.optim import Optimizer
 from jaxpretrain.sharding import MESH_AXES, Placement, check_batch, make_mesh
 from jaxpretrain.state import TrainState, abstract_state
-from jaxpretrain.step import jit_eval_step
+from jaxpretrain.step import jit_eval_step, jit_train_step
 from jaxpretrain.storage import AnyPath, path_of
 from jaxpretrain.types import Batch
 
@@ -290,6 +290,26 @@ def abstract_batch(pieces: Pieces) -> Batch:
     flat = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=placed)
     wide = jax.ShapeDtypeStruct((rows, length), jnp.int32, sharding=placed)
     return Batch(wide, wide, wide, flat, flat, flat)
+
+
+def traced_step(pieces: Pieces) -> jax.stages.Traced:
+    """The step that trains, traced for the shapes and the placement of the pieces.
+
+    Returns:
+        What `lower` and `compile` make a function of state and batch of; see `step.train_step`.
+    """
+    config = pieces.config
+    step = jit_train_step(
+        pieces.objective,
+        pieces.optimizer,
+        pieces.abstract,
+        pieces.placement,
+        seed=config.seed,
+        total_steps=config.train.steps,
+        microbatches=config.train.microbatches,
+        largest_grad_norm=config.guard.largest_grad_norm,
+    )
+    return step.trace(pieces.abstract, abstract_batch(pieces))
 
 
 def identity(pieces: Pieces) -> dict[str, str]:

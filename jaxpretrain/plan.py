@@ -17,7 +17,7 @@ from jax.experimental import topologies
 from ml_collections import ConfigDict
 
 from jaxpretrain import hlo
-from jaxpretrain.assemble import Pieces, abstract_batch, build
+from jaxpretrain.assemble import Pieces, build, traced_step
 from jaxpretrain.chips import Chip, chip_of
 from jaxpretrain.config import model_config
 from jaxpretrain.data.vocab import blank_vocab
@@ -25,7 +25,6 @@ from jaxpretrain.errors import UserError
 from jaxpretrain.models.config import settled
 from jaxpretrain.report.plans import describe, layout_text, one_line
 from jaxpretrain.sharding import MESH_AXES, Placement, make_mesh
-from jaxpretrain.step import jit_train_step
 
 SLICES = "slices"  # in the place of mesh axes
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Ran out of memory")
@@ -189,16 +188,7 @@ def for_platform(config: ConfigDict, platform: str) -> ConfigDict:
 def compiled(config: ConfigDict, devices: Sequence[Any]) -> Plan:
     """Compiles the training step of a config for devices and reads off what it comes to."""
     pieces = build(config, blank_vocab(config.tokenizer.vocab_size), devices=list(devices))
-    traced = jit_train_step(
-        pieces.objective,
-        pieces.optimizer,
-        pieces.abstract,
-        pieces.placement,
-        seed=config.seed,
-        total_steps=config.train.steps,
-        microbatches=config.train.microbatches,
-        largest_grad_norm=config.guard.largest_grad_norm,
-    ).trace(pieces.abstract, abstract_batch(pieces))
+    traced = traced_step(pieces)
     chips, chip = len(devices), chip_of(devices[0].device_kind)
     shape = dict(pieces.placement.mesh.shape)
     model_flops = pieces.objective.flops(config.data.length) * config.data.batch_size / chips

@@ -19,6 +19,7 @@ from jaxpretrain.assemble import (
     identity,
     model_of,
     read_batch,
+    traced_step,
     training_batches,
 )
 from jaxpretrain.balance import Watch, jit_measure
@@ -34,7 +35,7 @@ from jaxpretrain.processes import is_first, say, wait_for_all
 from jaxpretrain.report.curves import plot_loss
 from jaxpretrain.settings import DownstreamSettings
 from jaxpretrain.state import TrainState, init_state
-from jaxpretrain.step import Metrics, jit_train_step
+from jaxpretrain.step import Metrics
 from jaxpretrain.storage import AnyPath, access, write
 from jaxpretrain.types import Batch
 from jaxpretrain.workdir import claim_workdir, sole_use
@@ -71,16 +72,7 @@ def run(config: ConfigDict, workdir: AnyPath, verify: bool, held: ExitStack) -> 
     pieces = assemble(config, verify=verify)
     objective, optimizer = pieces.objective, pieces.optimizer
     steps, batch_size, length = config.train.steps, config.data.batch_size, config.data.length
-    step_function = jit_train_step(
-        objective,
-        optimizer,
-        pieces.abstract,
-        pieces.placement,
-        seed=config.seed,
-        total_steps=steps,
-        microbatches=config.train.microbatches,
-        largest_grad_norm=config.guard.largest_grad_norm,
-    ).lower(pieces.abstract, abstract_batch(pieces))
+    step_function = traced_step(pieces).lower()
     balance = Balance(pieces) if objective.measure_every else None
     evaluator = Evaluator(pieces, "validation")
     watched = Watched(pieces) if config.downstream.every else None

@@ -1,10 +1,11 @@
 """The command line as a user meets it: three commands, and wrong input."""
 
 import json
+import os
 
 import pytest
 
-from jaxpretrain.main import main, take_overrides
+from jaxpretrain.main import keep_compiled_programs, main, take_overrides
 from support import tiny_run
 
 
@@ -154,3 +155,22 @@ def test_prepare_warns_of_an_empty_split(tmp_path, capsys):
     file = tiny_run.write(tmp_path)
     assert main(["prepare", f"--config={file}", "--config.store.test_fraction=0"]) == 0
     assert "warning: the test split has no documents" in capsys.readouterr().err
+
+
+def test_what_was_compiled_is_kept_where_the_user_keeps_such_things(tmp_path, monkeypatch):
+    variable = "JAX_COMPILATION_CACHE_DIR"
+
+    def folder(**environment):
+        monkeypatch.delenv(variable, raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, str(value))
+        keep_compiled_programs()
+        return os.environ.get(variable)
+
+    here = folder(XDG_CACHE_HOME=tmp_path)
+    assert here.startswith(f"{tmp_path}/jaxpretrain/compiled-") and folder() == here
+    # What the user said stands, also that nothing be kept.
+    assert folder(**{variable: ""}) == ""
+    # A place that cannot be written keeps nothing, and is no error.
+    (tmp_path / "file").touch()
+    assert folder(XDG_CACHE_HOME=tmp_path / "file") is None

@@ -111,9 +111,8 @@ def token_loss(
     Returns:
         The loss; `nats` and `hits` have the shape of `targets`.
     """
-    vocabulary = vocabulary.placed()
     if block == 0:
-        return _plain(vectors, vocabulary, targets, weights)
+        return _plain(vectors, vocabulary.placed(), targets, weights)
     rows, slots = targets.shape
     shards = [parts_of("rows"), parts_of("length")]
     shards = [n if size % n == 0 else 1 for n, size in zip(shards, targets.shape, strict=True)]
@@ -244,7 +243,11 @@ def _gradient(read: _Block, vectors, targets, factors, vocabulary) -> tuple[Arra
 
 @jax.custom_vjp
 def _total(vectors, targets, weights, vocabulary):
-    """The weighted sum, whose gradient is made beside it; nats and hits by the way."""
+    """The weighted sum, whose gradient is made beside it; nats and hits by the way.
+
+    The vocabulary is placed in here: outside, its gradient would be placed like it, whole.
+    """
+    vocabulary = vocabulary.placed()
 
     def step(total, part):
         vectors, targets, weights = part
@@ -256,6 +259,8 @@ def _total(vectors, targets, weights, vocabulary):
 
 
 def _total_forward(vectors, targets, weights, vocabulary):
+    vocabulary = vocabulary.placed()
+
     def step(carry, part):
         total, summed = carry
         vectors, targets, weights = part
@@ -294,6 +299,7 @@ def _nats_forward(vectors, targets, weights, vocabulary):
 
 def _nats_backward(kept, pulled):
     vectors, targets, vocabulary = kept
+    vocabulary = vocabulary.placed()
 
     def step(summed, part):
         vectors, targets, factors = part
