@@ -12,6 +12,8 @@ from jaxpretrain import __version__, huge_pages
 from jaxpretrain.errors import UserError
 from jaxpretrain.storage import AnyPath, path_of
 
+LARGEST_CACHE = 4 * 2**30  # bytes of compiled programs
+
 
 def program() -> int:
     """The program ``jaxpretrain``: `main`, in a process that has asked for large pages."""
@@ -304,7 +306,8 @@ def keep_compiled_programs() -> None:
     """Lets JAX keep what it compiled, so that the same program starts at once the next time.
 
     In a folder for machines with this processor's instructions, in the user's cache; where
-    JAX_COMPILATION_CACHE_DIR is set, there, or nowhere if it is empty.
+    JAX_COMPILATION_CACHE_DIR is set, there, or nowhere if it is empty. What has not been used for
+    longest goes when the folder is full.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
@@ -320,6 +323,7 @@ def keep_compiled_programs() -> None:
         instructions = platform.processor()
     machine = hashlib.sha256(f"{platform.machine()} {instructions}".encode()).hexdigest()[:8]
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache / f"compiled-{machine}")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(LARGEST_CACHE))
 
 
 def quiet_libraries() -> None:

@@ -28,6 +28,7 @@ def make_optimizer(
     beta2: float = 0.98,
     epsilon: float = 1e-6,
     clip_norm: float = 1.0,
+    first_moment: Literal["float32", "bfloat16"] = "float32",
 ) -> Optimizer:
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with warmup and gradient clipping.
 
@@ -45,6 +46,9 @@ def make_optimizer(
         beta2: decay of the second moment.
         epsilon: added to the root of the second moment.
         clip_norm: largest global norm of the gradient; 0 does not clip.
+        first_moment: how it is stored; "bfloat16" saves 2 bytes of the 12 that a parameter and its
+            moments take, and decays at beta1 as that type has it (0.8984 for 0.9). The second
+            stays in float32: its steps are too small for 8 bits.
 
     Raises:
         UserError: a value out of its range, or a warmup longer than the run.
@@ -93,6 +97,7 @@ def make_optimizer(
             eps=epsilon,
             weight_decay=weight_decay,
             mask=is_matrix,
+            mu_dtype=first_moment,
         )
     )
     return Optimizer(optax.chain(*parts), main)

@@ -297,6 +297,9 @@ def candidates(
     model, rows, length = objective.backbone.config, config.data.batch_size, config.data.length
     parameters, axes = sum(leaf.size for leaf in jax.tree.leaves(params)), objective.axes()
     longest = objective.longest_input(length, rows)
+    fused = devices[0].platform in ("tpu", "gpu") and model.attention != "xla"
+    fused = fused and model.positions != "relative" and not model.attention_dropout
+    moment_bytes = bytes_here(pieces.abstract.opt_state) / parameters
 
     @cache
     def is_legal(parts: int, microbatches: int) -> bool:
@@ -319,6 +322,8 @@ def candidates(
         shardings = jax.tree.leaves(placement.parameters(axes, params))
         shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
         here = sum(math.prod(s.shard_shape(x)) for s, x in zip(shardings, shapes, strict=True))
+        # With the parameters and a gradient, of 4 bytes each.
+        moments = here * moment_bytes
         for microbatches in (1, 2, 4, 8, 16):
             if not is_legal(placement.parts("rows"), microbatches):
                 continue
@@ -327,12 +332,16 @@ def candidates(
             kept = 2 if model.remat == "full" else 34
             stream = share * length * model.width / mesh["context"]
             divided = mesh["context"] * mesh["tensor"]
-            logits = share * length * model.vocab_size * 8 / divided
-            # Scores, their softmax and its gradient, in the layers that are not computed again.
+            predicted = share * length
+            if model.loss_block:
+                predicted = min(predicted, model.loss_block * mesh["context"])
+            logits = predicted * model.vocab_size * 8 / divided
+            # Scores, their softmax and its gradient, in the layers that are not computed again;
+            # a fused kernel has none.
             scores = share * model.heads * length**2 * 12 / divided
             scores *= 1 if model.remat == "full" else model.layers
-            # Parameters, two moments and a gradient of 4 bytes each.
-            need = 16 * here + kept * stream * model.layers + logits + scores
+            scores *= not fused or mesh["context"] > 1
+            need = moments + 8 * here + kept * stream * model.layers + logits + scores
             if need > 1.2 * memory:
                 continue
             gathered = 6 * microbatches * parameters * (mesh["fsdp"] > 1)

@@ -167,7 +167,9 @@ def test_what_was_compiled_is_kept_where_the_user_keeps_such_things(tmp_path, mo
         keep_compiled_programs()
         return os.environ.get(variable)
 
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_MAX_SIZE", raising=False)
     here = folder(XDG_CACHE_HOME=tmp_path)
+    assert os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] == str(4 * 2**30)
     assert here.startswith(f"{tmp_path}/jaxpretrain/compiled-") and folder() == here
     # What the user said stands, also that nothing be kept.
     assert folder(**{variable: ""}) == ""

@@ -36,6 +36,36 @@ def test_adamw_is_its_published_algorithm():
         np.testing.assert_allclose(ours[k], params[k], rtol=1e-5, atol=1e-6)
 
 
+def test_the_first_moment_can_be_stored_in_16_bits():
+    """As optax has it: what is stored is rounded, and so are its decay and product."""
+
+    def rounded(x):
+        return np.asarray(jnp.bfloat16(x), np.float32)
+
+    optimizer = make_optimizer(
+        total_steps=10,
+        learning_rate=0.05,
+        schedule="constant",
+        warmup_steps=0,
+        weight_decay=0.0,
+        clip_norm=0.0,
+        first_moment="bfloat16",
+    )
+    params = {"kernel": jnp.zeros(64)}
+    state = optimizer.update_rule.init(params)
+    gradients = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)
+    first, second = np.zeros(64, np.float32), np.zeros(64, np.float32)
+    for step, gradient in enumerate(gradients, start=1):
+        update, state = optimizer.update_rule.update({"kernel": gradient}, state, params)
+        first = rounded(rounded(0.9) * rounded(first)) + 0.1 * gradient
+        second = 0.98 * second + 0.02 * gradient**2
+        corrected = first / (1 - 0.9**step), second / (1 - 0.98**step)
+        expected = -0.05 * corrected[0] / (np.sqrt(corrected[1]) + 1e-6)
+        np.testing.assert_allclose(update["kernel"], expected, rtol=1e-5, atol=1e-8)
+    kinds = {leaf.dtype.name for leaf in jax.tree.leaves(state) if leaf.ndim}
+    assert kinds == {"bfloat16", "float32"}
+
+
 def test_only_matrices_decay():
     backbone = small_backbone(small_vocab(), biases=True, positions="learned", head_bias=True)
     params = jax.eval_shape(backbone.init, jax.random.key(0))

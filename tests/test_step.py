@@ -51,6 +51,21 @@ def run(name, *, microbatches=1, data=1, fsdp=1, steps=STEPS, seed=0, backbone=B
     return history, jax.device_get(state.params), abstract
 
 
+def test_a_step_writes_the_new_state_over_the_old():
+    """All of it but the counts of steps is donated, so that no second copy of it exists."""
+    placement = Placement(make_mesh(devices=jax.devices()[:1]))
+    objective = OBJECTIVES["clm"]().bind(BACKBONE, VOCAB)
+    optimizer = make_optimizer(total_steps=10, warmup_steps=0)
+    abstract = abstract_state(objective, optimizer, placement)
+    settings = {"seed": 0, "total_steps": 10, "microbatches": 1}
+    step = jit_train_step(objective, optimizer, abstract, placement, **settings)
+    batch = small_batch(0, VOCAB, rows=2, length=24, view=objective.views[0])
+    compiled = step.lower(abstract, batch).compile()
+    arrays = [leaf for leaf in jax.tree.leaves(abstract) if leaf.ndim]
+    bytes_of_state = sum(leaf.size * leaf.dtype.itemsize for leaf in arrays)
+    assert compiled.memory_analysis().alias_size_in_bytes >= bytes_of_state
+
+
 @pytest.mark.parametrize("name", ["clm", "mlm"])
 def test_fast_paths_change_nothing_but_rounding(name):
     """Blocks of the loss and written-out layers, against a loop and plain differentiation."""
