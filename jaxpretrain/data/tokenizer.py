@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 import sentencepiece
 
+from jaxpretrain.data.model_file import with_exact_scores
 from jaxpretrain.data.vocab import NAMES, SPECIAL, Vocab, special_ids
 from jaxpretrain.errors import UserError
 from jaxpretrain.storage import access, path_of, write
@@ -30,7 +31,7 @@ _SPACE = "\u2581"
 _UNTRAINABLE = re.compile("[\n\0\u2581\u2585]")
 
 # Long texts are encoded in stretches, cut at line ends or spaces, where no piece crosses. Unigram
-# scores are summed in float32, which loses the digits that matter after some 100,000 characters.
+# scores are summed in float32, and these sums are exact in a stretch of up to this many characters.
 _STRETCH = 8192
 
 # The number of threads changes the order of floating-point sums and so the model: it is fixed here,
@@ -148,7 +149,8 @@ class Tokenizer:
             )
         except (RuntimeError, ValueError) as error:
             raise _explained(str(error), vocab_size) from error
-        return cls(model.getvalue())
+        data = model.getvalue()
+        return cls(with_exact_scores(data, _STRETCH) if kind == "unigram" else data)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Tokenizer":
