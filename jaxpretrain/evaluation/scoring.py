@@ -1,5 +1,6 @@
 """What a trained model says of texts that a person types: gaps, tokens, pairs, similarity."""
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -47,20 +48,13 @@ def enclosing(objective: Objective) -> tuple[str, str]:
 
 def encoded(tokenizer: Tokenizer, text: str) -> list[int]:
     """Ids of a text in which `MASK` stands for one hidden token, with the space before it."""
-    ids: list[int] = []
-    parts = text.split(MASK)
-    for number, part in enumerate(parts):
-        if number:
-            ids.append(tokenizer.vocab.mask)
-        part = part.rstrip(" ") if number < len(parts) - 1 else part
-        if number and part and not part.startswith(" "):
-            # A text begins with a space of the tokenizer's own, and this part is not a beginning.
-            lead = tokenizer.encode("a")
-            whole = tokenizer.encode("a" + part)
-            glued = whole[: len(lead)] != lead
-            ids += tokenizer.encode(part) if glued else whole[len(lead) :]
-        elif part:
-            ids += tokenizer.encode(part[1:] if number else part)
+    first, *others = re.split(f" *{re.escape(MASK)}", text)
+    ids = tokenizer.encode(first)
+    # A text begins with a space of the tokenizer's own, and what is behind a mask is no beginning:
+    # it is encoded behind a character that is in no piece.
+    lead = len(tokenizer.encode("\u2581"))
+    for part in others:
+        ids += [tokenizer.vocab.mask, *tokenizer.encode("\u2581" + part)[lead:]]
     return ids
 
 

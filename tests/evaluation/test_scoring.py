@@ -97,6 +97,17 @@ def test_what_is_around_a_gap_is_encoded_as_without_it(tokenizer, text):
     assert ids[place + 1 :] == tokenizer.encode("is" + after)[len(tokenizer.encode("is")) :]
 
 
+@pytest.mark.parametrize("after", ["s and", "s", " ", "\n", " \nThe", "\n\nThe", "!"])
+def test_nothing_is_put_in_behind_a_gap_and_nothing_left_out(tokenizer, after):
+    before, vocab = tokenizer.encode("The"), tokenizer.vocab
+    ids = scoring.encoded(tokenizer, f"The [MASK]{after}")
+    assert ids[: len(before) + 1] == [*before, vocab.mask]
+    assert tokenizer.decode(before + ids[len(before) + 1 :]) == f"The{after}"
+    again = scoring.encoded(tokenizer, f"The [MASK]{after}  [MASK]")
+    assert tokenizer.decode(before + again[len(before) + 1 : -1]) == f"The{after.rstrip(' ')}"
+    assert again[-1] == vocab.mask
+
+
 @pytest.mark.parametrize("name", ["nsp", "bert", "sop"])
 def test_a_pair_has_the_probability_of_its_loss(model, name):
     objective, params, tokenizer = asked = model(name, model__token_types=2)
