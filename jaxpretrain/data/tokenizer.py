@@ -32,7 +32,7 @@ _UNTRAINABLE = re.compile("[\n\0\u2581\u2585]")
 
 # Long texts are encoded in stretches, cut at line ends or spaces, where no piece crosses. Unigram
 # scores are summed in float32, and these sums are exact in a stretch of up to this many characters.
-_STRETCH = 8192
+STRETCH = 8192
 
 # The number of threads changes the order of floating-point sums and so the model: it is fixed here,
 # whatever the machine has.
@@ -128,7 +128,7 @@ class Tokenizer:
                 vocab_size=vocab_size,
                 character_coverage=character_coverage,
                 required_chars=_SPACE,  # else low coverage can leave no piece for a space
-                max_sentence_length=4 * _STRETCH,
+                max_sentence_length=4 * STRETCH,
                 normalization_rule_name="identity",
                 remove_extra_whitespaces=False,
                 add_dummy_prefix=False,
@@ -150,7 +150,7 @@ class Tokenizer:
         except (RuntimeError, ValueError) as error:
             raise _explained(str(error), vocab_size) from error
         data = model.getvalue()
-        return cls(with_exact_scores(data, _STRETCH) if kind == "unigram" else data)
+        return cls(with_exact_scores(data, STRETCH) if kind == "unigram" else data)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Tokenizer":
@@ -185,14 +185,14 @@ class Tokenizer:
         last: list[int] = []
         for text in texts:
             text = _mark_lines(text)
-            if len(text) <= _STRETCH and _SPACE not in text:
+            if len(text) <= STRETCH and _SPACE not in text:
                 stretches.append(text)
             else:
                 for number, run in enumerate(text.split(_SPACE)):
                     if number:
                         splices.append(len(stretches))
                         stretches.append("")
-                    stretches += _cut(run, _STRETCH)
+                    stretches += _cut(run, STRETCH)
             last.append(len(stretches))
         if not stretches:
             return np.zeros(0, np.int32), np.zeros(0, np.int64)
@@ -306,7 +306,7 @@ def _training_lines(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         for line in _UNTRAINABLE.split(_mark_lines(text)):
             if line not in ("", " "):
-                yield from _cut(line, _STRETCH)
+                yield from _cut(line, STRETCH)
 
 
 def _explained(error: str, vocab_size: int) -> UserError:

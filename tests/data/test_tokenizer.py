@@ -122,7 +122,7 @@ def test_long_texts_are_cut_where_no_piece_crosses(tokenizer, monkeypatch, stret
     text = "\n".join(TEXTS[:10])
     text += " ".join(" " * (i % 4) + word for i, word in enumerate(TEXTS[11].split()))
     whole = tokenizer.encode(text)
-    monkeypatch.setattr(module, "_STRETCH", stretch)
+    monkeypatch.setattr(module, "STRETCH", stretch)
     assert tokenizer.encode(text) == whole
 
 
