@@ -44,7 +44,8 @@ ensure_env "$device" test
 
 if [ -n "$parallel" ]; then
   workers=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
-  set -- -n "$((workers < 4 ? workers : 4))" --dist loadfile "$@"
+  # In the order of tests/conftest.py, where pytest-xdist would begin the files of most tests first.
+  set -- -n "$((workers < 4 ? workers : 4))" --dist loadfile --no-loadscope-reorder "$@"
 fi
 cd "$root"
 exec "$venv/bin/python" -m pytest "$@"
