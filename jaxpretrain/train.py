@@ -218,7 +218,7 @@ def run(config: ConfigDict, workdir: AnyPath, verify: bool, held: ExitStack) -> 
         with access(f"write the workdir {workdir}"):
             write(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
             plot_loss(workdir, unigram_loss=evaluated.unigram_loss if comparable else None)
-    sizes = ("parameters", "tokens", "train_seconds", "tokens_per_second", "flops")
+    sizes = ("parameters", "train_seconds", "flops")
     held_out = {f"validation_{name}": value for name, value in evaluated.numbers().items()}
     log.summary(step, {name: summary[name] for name in sizes} | held_out)
     log.close(done=True)
