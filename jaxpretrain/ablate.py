@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from jaxpretrain.ablation import Ablation, Cell, steps_for, with_steps
 from jaxpretrain.assemble import assemble, open_store, prepare_store, store_path
-from jaxpretrain.config import complete, downstream_tasks, flatten
+from jaxpretrain.config import complete, downstream_tasks
 from jaxpretrain.data import store_copy
 from jaxpretrain.errors import UserError
 from jaxpretrain.evaluate import evaluate
@@ -19,6 +19,7 @@ from jaxpretrain.processes import is_first, of_first, say, wait_for_all
 from jaxpretrain.report.findings import findings
 from jaxpretrain.report.results import Results
 from jaxpretrain.report.write import write_report
+from jaxpretrain.schema import flatten
 from jaxpretrain.storage import AnyPath, access, write
 from jaxpretrain.train import train
 from jaxpretrain.workdir import check_same_config, read_json
@@ -164,6 +165,7 @@ def with_budget(ablation: Ablation, cell: Cell, folder: AnyPath) -> ConfigDict:
     raw["train"]["stop_at"] = CALIBRATION_STEPS
     raw["train"]["steps"] = max(raw["train"]["steps"], CALIBRATION_STEPS)
     raw["evaluate"]["batches"] = 1
+    raw["track"]["to"] = ""
     summary = train(complete(raw), folder / "calibration")
     seconds = of_first(summary["train_seconds"] / summary["steps"])
     return with_steps(cell.config, steps_for(cell.config, ablation.budget, seconds=seconds))

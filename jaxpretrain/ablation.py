@@ -26,9 +26,9 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxpretrain.config import complete, flatten, override, read_file, section_of
+from jaxpretrain.config import complete, override, read_file, section_of
 from jaxpretrain.errors import UserError
-from jaxpretrain.schema import did_you_mean
+from jaxpretrain.schema import did_you_mean, flatten
 
 KEYS = ("base", "change", "cells", "grid", "seeds", "budget")
 BUDGETS = ("tokens", "flops", "seconds")

@@ -42,6 +42,7 @@ from jaxpretrain.settings import (
     EvaluateSettings,
     GuardSettings,
     StoreSettings,
+    TrackSettings,
     TrainSettings,
 )
 from jaxpretrain.sharding import DEFAULT_RULES, make_mesh
@@ -94,6 +95,7 @@ SECTIONS: dict[str, dict[str, Setting] | Selected | Named] = {
     "checkpoint": settings_of(CheckpointSettings),
     "evaluate": settings_of(EvaluateSettings),
     "guard": settings_of(GuardSettings),
+    "track": settings_of(TrackSettings),
     "downstream": settings_of(DownstreamSettings),
     "tasks": TASKS_BY_NAME,
 }
@@ -156,6 +158,7 @@ def check(config: ConfigDict) -> None:
     CheckpointSettings(**config.checkpoint)
     EvaluateSettings(**config.evaluate)
     GuardSettings(**config.guard)
+    TrackSettings(**config.track)
     DownstreamSettings(**config.downstream)
     downstream_tasks(config)
     model = model_config(config)
@@ -249,17 +252,6 @@ def downstream_tasks(config: ConfigDict) -> dict[str, TaskSource]:
         except UserError as error:
             raise UserError(f"config.tasks.{name}: {error}") from None
     return found
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested config as dotted keys and values."""
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping | ConfigDict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def read_file(path: str, function: str = "get_config") -> dict[str, Any]:

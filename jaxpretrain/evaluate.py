@@ -12,7 +12,7 @@ from jaxpretrain.checkpoint import Checkpoints, Damaged
 from jaxpretrain.config import complete, downstream_tasks, override
 from jaxpretrain.errors import UserError
 from jaxpretrain.evaluation import downstream
-from jaxpretrain.evaluation.heldout import loss_replicates
+from jaxpretrain.evaluation.heldout import HeldOut, loss_replicates
 from jaxpretrain.evaluation.measures import interval
 from jaxpretrain.evaluation.samples import continue_text, fill_gaps
 from jaxpretrain.metrics import finite
@@ -22,6 +22,7 @@ from jaxpretrain.report.results import Sample
 from jaxpretrain.schema import did_you_mean
 from jaxpretrain.settings import DownstreamSettings
 from jaxpretrain.storage import AnyPath, access, write
+from jaxpretrain.trackers import check_installed, open_trackers
 from jaxpretrain.workdir import check_identity, open_run
 
 
@@ -63,6 +64,8 @@ def evaluate(
         override(raw, key, text)
     pieces = assemble(complete(raw))
     check_identity(workdir, identity(pieces))
+    if is_first():
+        check_installed(pieces.config.track.to)
     evaluator = Evaluator(pieces, split)
     chosen = chosen_tasks(pieces.config, tasks)
     read = {name: downstream.load(name, task) for name, task in chosen.items()}
@@ -103,12 +106,28 @@ def evaluate(
     if is_first():
         with access(f"write the workdir {workdir}"):
             write(workdir / "evaluation.json", json.dumps(finite(found), indent=2) + "\n")
-            drawn = (workdir / "loss.png").exists()
+            drawn, boards = ((workdir / name).exists() for name in ("loss.png", "tensorboard"))
         if drawn:
-            say(f"\ncurves     {workdir}/loss.png   (tensorboard --logdir {workdir}/tensorboard)")
+            board = f"   (tensorboard --logdir {workdir}/tensorboard)" if boards else ""
+            say(f"\ncurves     {workdir}/loss.png{board}")
+        tell_trackers(workdir, pieces.config, found, held)
     wait_for_all("evaluation")
     rounded = {name: [round(x, 6) for x in drawn.tolist()] for name, drawn in replicates.items()}
     return found | {"replicates": rounded}
+
+
+def tell_trackers(workdir: AnyPath, config: ConfigDict, found: dict, held: HeldOut) -> None:
+    """Tells the trackers what was measured of a run that has ended (else it is telling them)."""
+    with access(f"read the workdir {workdir}"):
+        ended = (workdir / "summary.json").exists()
+    if not ended:
+        return
+    tasks = {f"task/{name}": result["mean"] for name, result in found["tasks"].items()}
+    values = finite(held.numbers() | tasks)
+    numbers = {f"{found['split']}_{name}": x for name, x in values.items() if x is not None}
+    for tracker in open_trackers(workdir, workdir, config.to_dict(), **config.track):
+        tracker.summary(found["step"], numbers)
+        tracker.close(done=True)
 
 
 def restored(workdir: AnyPath, pieces: Pieces, which: str) -> tuple[int, dict]:

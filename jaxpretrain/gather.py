@@ -6,19 +6,22 @@ from typing import Any
 import numpy as np
 
 from jaxpretrain.ablation import Ablation, check_alike
-from jaxpretrain.config import flatten
 from jaxpretrain.data.duplicates import near_duplicates
 from jaxpretrain.data.store import Store
 from jaxpretrain.errors import UserError
 from jaxpretrain.evaluation.measures import interval, noise_of
 from jaxpretrain.metrics import read_metrics
 from jaxpretrain.report.results import CellResult, Column, Data, Interval, Results, Row
+from jaxpretrain.schema import flatten
 from jaxpretrain.storage import AnyPath, access
 from jaxpretrain.workdir import is_free, read_json
 
 RESULT = "result.json"  # of a cell that is done
 # Settings that say where and how often, not what: no part of what was compared.
-UNSHOWN = ("store.path", "store.cache", "store.workers", "data.loader", "data.prefetch")
+UNSHOWN = (
+    *("store.path", "store.cache", "store.workers", "data.loader", "data.prefetch"),
+    *("track.to", "track.project", "track.name"),
+)
 # Settings of objectives that enter the training only: held-out losses do not depend on them.
 TRAINING_ONLY = ("mask_rate", "final_mask_rate", "mask_share", "random_share", "whole_words") + (
     ("mode", "measure_every", "alarm_share", "alarm_after")

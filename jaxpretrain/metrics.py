@@ -1,9 +1,10 @@
-"""Where the numbers of a run go: the terminal, ``metrics.jsonl`` and TensorBoard."""
+"""Where the numbers of a run go: the terminal, ``metrics.jsonl`` and trackers."""
 
 import json
 import math
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,47 +16,9 @@ import jax
 from jaxpretrain.chips import chip_of
 from jaxpretrain.processes import is_first
 from jaxpretrain.storage import AnyPath, access, copy, is_remote, write
+from jaxpretrain.trackers import Tracker
 
-FLUSH_EVERY = 60.0  # seconds: to TensorBoard's file, and to an object store
-
-
-class Board:
-    """TensorBoard's event file of one start of a run, by tensorboardX but without its thread.
-
-    Args:
-        folder: made if it does not exist.
-        step: the step that the run starts from; TensorBoard drops what it knows after it.
-    """
-
-    def __init__(self, folder: Path, step: int):
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto import event_pb2, summary_pb2
-
-        folder.mkdir(parents=True, exist_ok=True)
-        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
-        # Two starts may come in one second.
-        self._writer = EventsWriter(str(folder / "events"), f".{step}.{time.time_ns() % 10**9}")
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._writer.write_event(self._event(step=step + 1, session_log=start))
-
-    def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Adds those of a step's values that are numbers."""
-        scalars = [
-            self._summary.Value(tag=name, simple_value=value)
-            for name, value in values.items()
-            if isinstance(value, int | float)
-        ]
-        self._writer.write_event(
-            self._event(wall_time=time.time(), step=step, summary=self._summary(value=scalars))
-        )
-
-    def flush(self) -> None:
-        """Returns when all that was added is in the file."""
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Flushes and closes the file."""
-        self._writer.close()
+FLUSH_EVERY = 60.0  # seconds: to the trackers' files, and to an object store
 
 
 def peak_flops() -> float | None:
@@ -65,7 +28,7 @@ def peak_flops() -> float | None:
 
 
 class MetricsLog:
-    """Writes one JSON object per logged step to ``metrics.jsonl``, and the same to TensorBoard.
+    """Writes one JSON object per logged step to ``metrics.jsonl``, and tells the trackers the same.
 
     A file in an object store cannot grow: there the log is kept on this machine, and copied now
     and then.
@@ -75,38 +38,69 @@ class MetricsLog:
         step: the step that the run starts from; lines after it, of a run that was cut off before
             it could save, are dropped, so that no step is logged twice. An evaluated step
             has a second line, with the held-out numbers.
+        trackers: opens them, for a folder on this machine that their files go to.
         check: called before anything is copied to an object store; raises if that is not to be.
     """
 
-    def __init__(self, workdir: AnyPath, step: int, check: Callable[[], None] | None = None):
+    def __init__(
+        self,
+        workdir: AnyPath,
+        step: int,
+        trackers: Callable[[Path], list[Tracker]],
+        check: Callable[[], None] | None = None,
+    ):
         self._check = check
         self._workdir = workdir
         self._spool = TemporaryDirectory() if is_remote(workdir) else None
         self._folder = Path(self._spool.name) if self._spool else workdir
+        self._trackers = trackers(self._folder)
+        self._begin(read_metrics(workdir), step)
+
+    def _begin(self, rows: list[dict], step: int) -> None:
         self._flushed = time.monotonic()
+        kept, void = [], defaultdict(set)
+        for row in rows:
+            if row["step"] <= step:
+                kept.append(row)
+            else:
+                void[row["step"]] |= row.keys()
         path = self._folder / "metrics.jsonl"
-        kept = [row for row in read_metrics(workdir) if row["step"] <= step]
-        with access(f"write the workdir {workdir}"):
+        with access(f"write the workdir {self._workdir}"):
             write(path, "".join(json.dumps(row) + "\n" for row in kept))
             self._file = path.open("a")
-            self._board = Board(self._folder / "tensorboard", step)
+            for tracker in self._trackers:
+                tracker.begin(step, void)
         self.seconds = next((row["seconds"] for row in reversed(kept) if "seconds" in row), 0.0)
 
+    def rewind(self, step: int) -> None:
+        """Goes back to a step; what was logged after it is dropped."""
+        self._file.close()
+        self._begin(read_metrics(self._folder), step)
+
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Appends the values of a step; what is no finite number is null, and not on the board."""
+        """Appends the values of a step; what is no finite number is null, and not tracked."""
         values = finite(values)
+        numbers = {name: x for name, x in values.items() if isinstance(x, int | float)}
         with access(f"write the workdir {self._workdir}"):
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
-            self._board.write(step, values)
+            for tracker in self._trackers:
+                tracker.scalars(step, numbers)
         if time.monotonic() - self._flushed >= FLUSH_EVERY:
             self.flush()
+
+    def summary(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Tells the trackers what came out in the end, measured after a step."""
+        numbers = {name: x for name, x in finite(values).items() if x is not None}
+        for tracker in self._trackers:
+            tracker.summary(step, numbers)
 
     def flush(self) -> None:
         """Returns when all that was written is in the workdir."""
         self._flushed = time.monotonic()
         with access(f"write the workdir {self._workdir}"):
-            self._board.flush()
+            for tracker in self._trackers:
+                tracker.flush()
             if not self._spool:
                 return
             if self._check:
@@ -116,14 +110,21 @@ class MetricsLog:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 copy(file, target)
 
-    def close(self) -> None:
-        """Flushes and closes the files; again, does nothing."""
+    def close(self, *, done: bool = False) -> None:
+        """Flushes and closes the files and the trackers; again, does nothing.
+
+        Args:
+            done: whether the run has come to its end, or else was cut off.
+        """
         if self._file.closed:
             return
         with access(f"write the workdir {self._workdir}"):
             self._file.close()
-            self.flush()
-            self._board.close()
+            try:
+                self.flush()
+            finally:
+                for tracker in self._trackers:
+                    tracker.close(done=done)
         if self._spool:
             self._spool.cleanup()
 
@@ -133,21 +134,30 @@ class SilentLog:
 
     seconds = 0.0
 
+    def rewind(self, step: int) -> None:
+        """Has nothing to drop."""
+
     def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Keeps nothing."""
+
+    def summary(self, step: int, values: Mapping[str, float | None]) -> None:
         """Keeps nothing."""
 
     def flush(self) -> None:
         """Has nothing to write."""
 
-    def close(self) -> None:
+    def close(self, *, done: bool = False) -> None:
         """Has nothing to close."""
 
 
 def open_log(
-    workdir: AnyPath, step: int, check: Callable[[], None] | None = None
+    workdir: AnyPath,
+    step: int,
+    trackers: Callable[[Path], list[Tracker]],
+    check: Callable[[], None] | None = None,
 ) -> MetricsLog | SilentLog:
-    """The log of a run from a step on, which only the first process writes."""
-    return MetricsLog(workdir, step, check) if is_first() else SilentLog()
+    """The log of a run from a step on, which only the first process writes; see `MetricsLog`."""
+    return MetricsLog(workdir, step, trackers, check) if is_first() else SilentLog()
 
 
 def read_metrics(workdir: AnyPath) -> list[dict]:

@@ -283,6 +283,17 @@ def text_of(value: Any) -> Any:
     return value.text if isinstance(value, FromCommandLine) else value
 
 
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested config as dotted keys and values."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
 class UnknownKey(UserError):
     """A key that its section does not have.
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from jaxpretrain.errors import UserError
+from jaxpretrain.trackers import names_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +121,25 @@ class GuardSettings:
 
     def __post_init__(self):
         _at_least("guard", self, largest_grad_norm=0, allowed=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackSettings:
+    """Who shows the numbers of a run, beside ``metrics.jsonl``.
+
+    Attributes:
+        to: "tensorboard", "wandb" or "mlflow", several with commas, or none. Where the last two
+            are and whether they are reached is said by their own environment variables.
+        project: of W&B, and the experiment of MLflow; empty means what their variables say.
+        name: of the run; empty means the workdir's.
+    """
+
+    to: str = "tensorboard"
+    project: str = ""
+    name: str = ""
+
+    def __post_init__(self):
+        names_of(self.to)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,7 @@ from jaxpretrain.settings import DownstreamSettings
 from jaxpretrain.state import TrainState, init_state
 from jaxpretrain.step import Metrics
 from jaxpretrain.storage import AnyPath, access, write
+from jaxpretrain.trackers import check_installed, open_trackers
 from jaxpretrain.types import Batch
 from jaxpretrain.workdir import claim_workdir, sole_use
 
@@ -69,6 +70,8 @@ def run(config: ConfigDict, workdir: AnyPath, verify: bool, held: ExitStack) -> 
     """The training itself; see `train`. What it holds, the stack lets go of at the end."""
     # Build.
     told = held.enter_context(preemption(config.checkpoint.grace_seconds))
+    if is_first():
+        check_installed(config.track.to)
     pieces = assemble(config, verify=verify)
     objective, optimizer = pieces.objective, pieces.optimizer
     steps, batch_size, length = config.train.steps, config.data.batch_size, config.data.length
@@ -105,7 +108,8 @@ def run(config: ConfigDict, workdir: AnyPath, verify: bool, held: ExitStack) -> 
         f"{workdir}: {objective.name}, {parameters:,} parameters, {jax.device_count()} "
         f"{jax.devices()[0].platform} device(s), steps {start} to {stop}; compiling"
     )
-    log = open_log(workdir, start, still_ours)
+    trackers = partial(open_trackers, workdir=workdir, config=config.to_dict(), **config.track)
+    log = open_log(workdir, start, trackers, still_ours)
 
     def close_log() -> None:  # after an error, which is what there is to say
         with suppress(UserError):
@@ -163,8 +167,7 @@ def run(config: ConfigDict, workdir: AnyPath, verify: bool, held: ExitStack) -> 
                 passed_over += bad.step - step
                 state = state._replace(passed_over=replaced(state.passed_over, passed_over))
                 batches = stream(pieces, state, stop)
-                log.close()
-                log = open_log(workdir, step, still_ours)
+                log.rewind(step)
                 log.write(step, {"rolled_back_from": bad.step, "passed_over": passed_over})
                 progress.rewind(step)
             continue
@@ -188,7 +191,7 @@ def run(config: ConfigDict, workdir: AnyPath, verify: bool, held: ExitStack) -> 
     seconds = clock.seconds
     checkpoints.wait()
     progress.close()
-    log.close()
+    log.flush()
     if step < stop:
         raise preempted(step, saved=True)
 
@@ -215,6 +218,10 @@ def run(config: ConfigDict, workdir: AnyPath, verify: bool, held: ExitStack) -> 
         with access(f"write the workdir {workdir}"):
             write(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
             plot_loss(workdir, unigram_loss=evaluated.unigram_loss if comparable else None)
+    sizes = ("parameters", "train_seconds", "flops")
+    held_out = {f"validation_{name}": value for name, value in evaluated.numbers().items()}
+    log.summary(step, {name: summary[name] for name in sizes} | held_out)
+    log.close(done=True)
     return summary
 
 

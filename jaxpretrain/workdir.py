@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from jaxpretrain.config import flatten
 from jaxpretrain.data.tokenizer import Tokenizer
 from jaxpretrain.errors import UserError
 from jaxpretrain.lease import SECONDS, Held, lease
 from jaxpretrain.processes import say
+from jaxpretrain.schema import flatten
 from jaxpretrain.storage import AnyPath, access, is_remote, write
 
 # What may change between two parts of a run, because it does not touch the parameters: whole
@@ -24,6 +24,7 @@ FREE_SECTIONS = (
     "checkpoint",
     "evaluate",
     "guard",
+    "track",
     "downstream",
     "tasks",
 )

@@ -4,7 +4,6 @@ from ml_collections import ConfigDict
 from jaxpretrain.config import (
     complete,
     downstream_tasks,
-    flatten,
     load,
     make_objective,
     model_config,
@@ -12,6 +11,7 @@ from jaxpretrain.config import (
 )
 from jaxpretrain.data.tasks import EmbeddedTask, FileTask, MinimalPairsTask, TfdsTask
 from jaxpretrain.errors import UserError
+from jaxpretrain.schema import flatten
 
 MINIMAL = "from ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict()\n"
 

@@ -14,7 +14,7 @@ LAYERS = [
     {"data", "models", "corruption", "losses"},
     {"objectives", "interop"},
     {"processes"},
-    {"optim", "sharding", "metrics", "preemption", "guard", "lease"},
+    {"optim", "sharding", "trackers", "metrics", "preemption", "guard", "lease"},
     {"report"},
     {"state", "settings"},
     {"step", "config"},

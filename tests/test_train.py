@@ -16,12 +16,12 @@ import pytest
 
 from jaxpretrain.assemble import assemble, prepare_store
 from jaxpretrain.checkpoint import Checkpoints
-from jaxpretrain.config import flatten
 from jaxpretrain.errors import UserError
 from jaxpretrain.evaluate import evaluate
 from jaxpretrain.evaluation.heldout import HeldOut
 from jaxpretrain.metrics import read_metrics
 from jaxpretrain.preemption import PREEMPTED
+from jaxpretrain.schema import flatten
 from jaxpretrain.sharding import Placement, make_mesh
 from jaxpretrain.train import train
 from jaxpretrain.workdir import is_free
