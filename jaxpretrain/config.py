@@ -7,6 +7,7 @@ code that uses it. The complete config has every key, and it is what a run store
 
 import importlib.util
 import inspect
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -255,7 +256,7 @@ def downstream_tasks(config: ConfigDict) -> dict[str, TaskSource]:
 
 
 def read_file(path: str, function: str = "get_config") -> dict[str, Any]:
-    """What a function in a Python file returns.
+    """What a function in a Python file returns, or what a run's ``config.json`` holds.
 
     Args:
         path: of the file; after a colon, an argument for the function.
@@ -268,8 +269,13 @@ def read_file(path: str, function: str = "get_config") -> dict[str, Any]:
     if not Path(file).is_file():
         near = sorted(str(p) for p in Path(file).parent.glob("*.py"))
         raise UserError(f"there is no config file {file}{did_you_mean(file, near)}")
+    if Path(file).suffix == ".json":
+        return _read_json(Path(file))
     if Path(file).suffix != ".py":
-        raise UserError(f"{file} is no config file: it must be Python, with {function}(), in .py")
+        raise UserError(
+            f"{file} is no config file: it must be Python, with {function}(), in .py, or the "
+            "config.json of a run"
+        )
     spec = importlib.util.spec_from_file_location("jaxpretrain_config_file", file)
     module = importlib.util.module_from_spec(spec)
     try:
@@ -287,3 +293,13 @@ def read_file(path: str, function: str = "get_config") -> dict[str, Any]:
     if not isinstance(config, ConfigDict | Mapping):
         raise UserError(f"{file}: {function}() returned {type(config).__name__}, not a ConfigDict")
     return config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds a {type(value).__name__}, not the sections of a config")
+    return value

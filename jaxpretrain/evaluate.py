@@ -8,7 +8,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxpretrain.assemble import Evaluator, Pieces, assemble, identity, model_of
-from jaxpretrain.checkpoint import Checkpoints, Damaged
 from jaxpretrain.config import complete, downstream_tasks, override
 from jaxpretrain.errors import UserError
 from jaxpretrain.evaluation import downstream
@@ -18,6 +17,7 @@ from jaxpretrain.evaluation.samples import continue_text, fill_gaps
 from jaxpretrain.metrics import finite
 from jaxpretrain.objectives import OBJECTIVES
 from jaxpretrain.processes import is_first, say, wait_for_all
+from jaxpretrain.reopen import restored
 from jaxpretrain.report.results import Sample
 from jaxpretrain.schema import did_you_mean
 from jaxpretrain.settings import DownstreamSettings
@@ -128,28 +128,6 @@ def tell_trackers(workdir: AnyPath, config: ConfigDict, found: dict, held: HeldO
     for tracker in open_trackers(workdir, workdir, config.to_dict(), **config.track):
         tracker.summary(found["step"], numbers)
         tracker.close(done=True)
-
-
-def restored(workdir: AnyPath, pieces: Pieces, which: str) -> tuple[int, dict]:
-    """Step and parameters of a run's "best" or "latest" checkpoint.
-
-    Raises:
-        UserError: there is none, or it is damaged.
-    """
-    with access(f"read the workdir {workdir}"):
-        saved = (workdir / "checkpoints").is_dir()
-    if not saved:
-        raise UserError(f"{workdir} holds no checkpoint yet: train first")
-    checkpoints = Checkpoints(workdir / "checkpoints", pieces.placement, read_only=True)
-    step = checkpoints.best() if which == "best" else checkpoints.latest()
-    if step is None:
-        raise UserError(f"{workdir} holds no checkpoint yet: train first")
-    try:
-        params = checkpoints.restore_params(step, pieces.abstract.params)
-    except Damaged as error:
-        raise UserError(f"{error}: choose another with --checkpoint") from None
-    checkpoints.close()
-    return step, params
 
 
 def chosen_tasks(config: ConfigDict, names: Sequence[str]) -> dict:

@@ -1,18 +1,13 @@
 """The command line: ``jaxpretrain COMMAND --config=FILE [--config.KEY=VALUE …]``."""
 
 import argparse
-import hashlib
-import os
-import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxpretrain import __version__, huge_pages
+from jaxpretrain import __version__, compile_cache, huge_pages
 from jaxpretrain.errors import UserError
 from jaxpretrain.storage import AnyPath, path_of
-
-LARGEST_CACHE = 4 * 2**30  # bytes of compiled programs
 
 
 def program() -> int:
@@ -60,7 +55,7 @@ def run(arguments: list[str]) -> int:
     arguments, overrides = take_overrides(arguments)
     options = parser().parse_args(arguments)
     quiet_libraries()
-    keep_compiled_programs()
+    compile_cache.ask()
     if options.command in ("train", "evaluate", "ablate"):
         from jaxpretrain.processes import join
 
@@ -77,10 +72,29 @@ def run(arguments: list[str]) -> int:
         replay(path_of(options.workdir), step=options.step, passed_over=options.passed_over)
         return 0
     if options.command == "score":
+        if bool(options.workdir) == bool(options.model):
+            raise UserError("score needs a --workdir of a run, or a --model, and not both")
+        if options.model:
+            from jaxpretrain.pretrained import load
+
+            for line in load(options.model).describe(options.text, top=options.top):
+                print(line)
+            return 0
         from jaxpretrain.score import score
 
         workdir, which = path_of(options.workdir), options.checkpoint
         score(workdir, options.text, which=which, top=options.top)
+        return 0
+    if options.command == "export":
+        from jaxpretrain.export import export
+
+        export(path_of(options.workdir), Path(options.out), which=options.checkpoint)
+        return 0
+    if options.command == "import":
+        from jaxpretrain.import_model import import_model
+
+        workdir = path_of(options.workdir)
+        import_model(Path(options.model), workdir, file=options.config, overrides=overrides)
         return 0
     if options.command == "evaluate":
         from jaxpretrain.evaluate import evaluate
@@ -158,15 +172,17 @@ def parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name, help=text, description=text, epilog=top.epilog, allow_abbrev=False
         )
-        if name in ("replay", "score"):
-            sub.add_argument("--workdir", metavar="DIR", required=True, help="folder of the run")
+        if name in ("replay", "score", "export"):
+            sub.add_argument(
+                "--workdir", metavar="DIR", required=name != "score", help="folder of the run"
+            )
             return sub
         example = "configs/ablations/mask_rate.py" if name == "ablate" else "configs/mlm.py"
         sub.add_argument(
             "--config",
-            required=name != "evaluate",
+            required=name not in ("evaluate", "import"),
             metavar="FILE[:ARG]",
-            help=f"config file, for example {example}"
+            help=f"config file, or a run's config.json, for example {example}"
             + ("; the run's own config is what counts" if name == "evaluate" else ""),
         )
         return sub
@@ -242,7 +258,20 @@ def parser() -> argparse.ArgumentParser:
     score.add_argument(
         "--top", type=int, default=5, metavar="N", help="candidates for a gap (default: 5)"
     )
-    for sub in (evaluate, score):
+    score.add_argument(
+        "--model", metavar="DIR", help="instead of a run, a Hugging Face folder with its tokenizer"
+    )
+    export = command("export", "Write a run's model as a folder that transformers loads.")
+    export.add_argument(
+        "--to", choices=["hf"], default="hf", help="Hugging Face safetensors (the default)"
+    )
+    export.add_argument("--out", metavar="DIR", required=True, help="a new folder")
+    bring = command("import", "Make a run of a Hugging Face model, to train on and to measure.")
+    bring.add_argument(
+        "--model", metavar="DIR", required=True, help="its folder, with safetensors and tokenizer"
+    )
+    bring.add_argument("--workdir", metavar="DIR", required=True, help="folder of the new run")
+    for sub in (evaluate, score, export):
         sub.add_argument(
             "--checkpoint",
             choices=["best", "latest"],
@@ -300,30 +329,6 @@ def default_workdir(options: argparse.Namespace) -> AnyPath:
     file, _, argument = options.config.partition(":")
     name = Path(file).stem
     return Path("runs") / (f"{name}-{argument}" if argument else name)
-
-
-def keep_compiled_programs() -> None:
-    """Lets JAX keep what it compiled, so that the same program starts at once the next time.
-
-    In a folder for machines with this processor's instructions, in the user's cache; where
-    JAX_COMPILATION_CACHE_DIR is set, there, or nowhere if it is empty. What has not been used for
-    longest goes when the folder is full.
-    """
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return
-    try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxpretrain"
-        cache.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # no home, or none that can be written
-        return
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        instructions = next(line for line in lines if line.startswith(("flags", "Features")))
-    except (OSError, StopIteration):
-        instructions = platform.processor()
-    machine = hashlib.sha256(f"{platform.machine()} {instructions}".encode()).hexdigest()[:8]
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache / f"compiled-{machine}")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(LARGEST_CACHE))
 
 
 def quiet_libraries() -> None:

@@ -3,17 +3,13 @@
 import math
 from collections.abc import Callable
 
-from jaxpretrain.assemble import build
-from jaxpretrain.config import complete
-from jaxpretrain.data.tokenizer import Tokenizer
 from jaxpretrain.errors import UserError
-from jaxpretrain.evaluate import restored
 from jaxpretrain.evaluation import scoring
 from jaxpretrain.objectives.base import Objective
 from jaxpretrain.objectives.contrastive import Contrastive
 from jaxpretrain.objectives.nsp import NSP
+from jaxpretrain.reopen import opened
 from jaxpretrain.storage import AnyPath
-from jaxpretrain.workdir import open_run
 
 
 def score(workdir: AnyPath, texts: list[str], *, which: str = "best", top: int = 5) -> list[str]:
@@ -36,12 +32,10 @@ def score(workdir: AnyPath, texts: list[str], *, which: str = "best", top: int =
     """
     if not 1 <= len(texts) <= 2:
         raise UserError(f"score takes one text or two, not {len(texts)}: put quotes around each")
-    config = complete(open_run(workdir))
-    tokenizer = Tokenizer.load(workdir / "tokenizer.model")
-    pieces = build(config, tokenizer.vocab)
-    objective, say = chosen(pieces.objective.parts(), texts)
-    _, params = restored(workdir, pieces, which)
-    lines = say(objective, params, tokenizer, *texts, length=config.data.length, top=top)
+    run = opened(workdir, which)
+    objective, say = chosen(run.objective.parts(), texts)
+    length = run.config.data.length
+    lines = say(objective, run.params, run.tokenizer, *texts, length=length, top=top)
     for line in lines:
         print(line)
     return lines

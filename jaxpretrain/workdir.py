@@ -4,9 +4,10 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
+from jaxpretrain.config import complete
 from jaxpretrain.data.tokenizer import Tokenizer
 from jaxpretrain.errors import UserError
 from jaxpretrain.lease import SECONDS, Held, lease
@@ -38,6 +39,8 @@ FREE_KEYS = {
     "model.remat",
     "model.loss_block",
 }
+# In the place of a checksum: of what a run has not read yet, as an imported model no text.
+OPEN = "open"
 
 
 @contextmanager
@@ -119,6 +122,10 @@ def claim_workdir(
     if begun:
         check_same_config(workdir, flatten(config))
         check_identity(workdir, identity)
+        known = read_json(workdir / "run.json")
+        if OPEN in known.values():
+            with access(f"write the workdir {workdir}"):
+                write(workdir / "run.json", json.dumps(known | identity, indent=2) + "\n")
         return
     if saved:
         raise UserError(
@@ -152,7 +159,12 @@ def check_same_config(workdir: AnyPath, config: Mapping[str, Any]) -> None:
         workdir: a folder with ``config.json``.
         config: the config about to run, as dotted keys and values.
     """
-    stored = flatten(read_json(workdir / "config.json"))
+    raw = read_json(workdir / "config.json")
+    stored = flatten(raw)
+    if config.keys() - stored.keys():  # a run of an older version has what is now the default
+        with suppress(UserError):
+            now = flatten(complete(raw))
+            stored |= {key: now[key] for key in config if key in now and key not in stored}
     different = [
         key
         for key in stored | config  # in the order of the config: names before what follows
@@ -178,7 +190,7 @@ def check_identity(workdir: AnyPath, identity: Mapping[str, str]) -> None:
     """Raises UserError unless tokenizer and token store are those that the run began with."""
     known = read_json(workdir / "run.json")
     for name, checksum in identity.items():
-        if known.get(name) != checksum:
+        if known.get(name) not in (checksum, OPEN):
             raise UserError(
                 f"{workdir} holds a run with another {name} (sha256 "
                 f"{str(known.get(name, ''))[:12]}…, now {checksum[:12]}…): point "

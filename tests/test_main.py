@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from jaxpretrain.main import keep_compiled_programs, main, take_overrides
+from jaxpretrain import compile_cache
+from jaxpretrain.main import main, take_overrides
 from support import tiny_run
 
 
@@ -164,7 +165,7 @@ def test_what_was_compiled_is_kept_where_the_user_keeps_such_things(tmp_path, mo
         monkeypatch.delenv(variable, raising=False)
         for name, value in environment.items():
             monkeypatch.setenv(name, str(value))
-        keep_compiled_programs()
+        compile_cache.ask()
         return os.environ.get(variable)
 
     monkeypatch.delenv("JAX_COMPILATION_CACHE_MAX_SIZE", raising=False)

@@ -1,12 +1,13 @@
-"""What each family of Hugging Face models is in our terms: its switches, its sizes, its tensors."""
+"""What each family of Hugging Face models is in our terms: its switches and its sizes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from jaxpretrain.errors import UserError
+from jaxpretrain.interop import tables
 from jaxpretrain.interop.tensors import Tensor
-
-BLOCKS = "stack/blocks"
+from jaxpretrain.models.attention import Visibility
 
 
 class Family(NamedTuple):
@@ -19,145 +20,69 @@ class Family(NamedTuple):
         options: their further keys with the values that our backbone computes, the first of which
             is written; None among them says that the key may be absent.
         table: the tensors.
+        classes: of `transformers`, by the heads of ours that they have: ("head",) predicts tokens,
+            () has none. Of several that would do, the first is written.
+        sees: who sees whom in it, as an objective's `visibility`.
+        base: what their names begin with in a model that has a head, and not in one without.
         absent: our sizes where ``config.json`` does not name theirs, other than the preset's.
+        read: brings a ``config.json`` to the keys of `sizes` and `options`.
+        written: adds to a ``config.json`` what `read` takes away.
     """
 
     preset: str
     sizes: Mapping[str, tuple[str, ...]]
     options: Mapping[str, tuple]
     table: list[Tensor]
+    classes: Mapping[tuple[str, ...], str]
+    sees: Visibility
+    base: str = ""
     absent: Mapping[str, Any] = MappingProxyType({})
+    read: Callable[[Mapping], Mapping] = lambda config: config
+    written: Callable[[dict], dict] = lambda config: config
 
 
-def bert_table() -> list[Tensor]:
-    """``BertForPreTraining``, of which ``BertForMaskedLM`` and ``BertModel`` are parts."""
-    head = "cls.predictions"
-    return [
-        *_encoder_table("bert"),
-        *_dense(f"{head}.transform.dense", "head/transform"),
-        *_norm(f"{head}.transform.LayerNorm", "head/norm"),
-        Tensor(f"{head}.bias", ("head/bias",), "vector"),
-        *_dense("bert.pooler.dense", "pair_head/pooler"),
-        *_dense("cls.seq_relationship", "pair_head/scores"),
-        # SimCSE's projection is what BERT calls its pooler.
-        *_dense("bert.pooler.dense", "projection_head/dense"),
-    ]
+def _read_rope(config: Mapping) -> dict:
+    """The base of rotary positions, which newer files keep in a dict of its own."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        raise UserError(
+            f"the rotary positions are scaled ({kind!r}) in the model's config.json: only plain "
+            "ones ('default') can be imported"
+        )
+    return {**config, "rope_theta": rope.get("rope_theta") or config.get("rope_theta") or 10_000.0}
 
 
-def electra_table() -> list[Tensor]:
-    """``ElectraForMaskedLM`` and, with a discriminator's head, ``ElectraForPreTraining``."""
-    head, judge = "generator_predictions", "discriminator_predictions"
-    return [
-        *_encoder_table("electra"),
-        *_dense("electra.embeddings_project", "projection"),
-        *_dense(f"{head}.dense", "head/transform"),
-        *_norm(f"{head}.LayerNorm", "head/norm"),
-        Tensor("generator_lm_head.bias", ("head/bias",), "vector"),
-        *_dense(f"{judge}.dense", "discriminator_head/dense"),
-        *_dense(f"{judge}.dense_prediction", "discriminator_head/score"),
-    ]
+def _written_rope(config: dict) -> dict:
+    rope = {"rope_type": "default", "rope_theta": config["rope_theta"]}
+    return config | {"rope_parameters": rope}
 
 
-def gpt2_table() -> list[Tensor]:
-    """``GPT2LMHeadModel``, whose matrices are stored input first and whose q, k and v are one."""
-    at = "transformer.h.{}"
-    parts = [f"{BLOCKS}/attention/{name}" for name in ("query", "key", "value")]
-    joined = tuple(f"{part}/kernel" for part in parts)
-    return [
-        Tensor("transformer.wte.weight", ("tokens/embedding",), "table"),
-        Tensor("transformer.wpe.weight", ("positions/embedding",), "table"),
-        *_norm(f"{at}.ln_1", f"{BLOCKS}/attention_norm"),
-        Tensor(f"{at}.attn.c_attn.weight", joined, "matrix"),
-        Tensor(f"{at}.attn.c_attn.bias", tuple(f"{part}/bias" for part in parts), "vector"),
-        *_dense(f"{at}.attn.c_proj", f"{BLOCKS}/attention/output", 2, layout="matrix"),
-        *_norm(f"{at}.ln_2", f"{BLOCKS}/mlp_norm"),
-        *_dense(f"{at}.mlp.c_fc", f"{BLOCKS}/mlp/up", layout="matrix"),
-        *_dense(f"{at}.mlp.c_proj", f"{BLOCKS}/mlp/down", layout="matrix"),
-        *_norm("transformer.ln_f", "stack/final_norm"),
-    ]
+def _read_modernbert(config: Mapping) -> dict:
+    """Newer files list the kind of each layer, and have a base for each kind."""
+    kinds = config.get("layer_types")
+    rope = (config.get("rope_parameters") or {}).get("full_attention", {})
+    base = rope.get("rope_theta") or config.get("global_rope_theta") or 160_000.0
+    found = {**config, "global_rope_theta": base}
+    if kinds:
+        found["global_attn_every_n_layers"] = 1 if set(kinds) == {"full_attention"} else kinds
+    return found
 
 
-def llama_table() -> list[Tensor]:
-    """``LlamaForCausalLM``."""
-    at, ours = "model.layers.{}", f"{BLOCKS}/attention"
-    return [
-        Tensor("model.embed_tokens.weight", ("tokens/embedding",), "table"),
-        *_scale(f"{at}.input_layernorm", f"{BLOCKS}/attention_norm"),
-        *_kernel(f"{at}.self_attn.q_proj", f"{ours}/query"),
-        *_kernel(f"{at}.self_attn.k_proj", f"{ours}/key"),
-        *_kernel(f"{at}.self_attn.v_proj", f"{ours}/value"),
-        *_kernel(f"{at}.self_attn.o_proj", f"{ours}/output", 2),
-        *_scale(f"{at}.post_attention_layernorm", f"{BLOCKS}/mlp_norm"),
-        *_kernel(f"{at}.mlp.gate_proj", f"{BLOCKS}/mlp/gate"),
-        *_kernel(f"{at}.mlp.up_proj", f"{BLOCKS}/mlp/up"),
-        *_kernel(f"{at}.mlp.down_proj", f"{BLOCKS}/mlp/down"),
-        *_scale("model.norm", "stack/final_norm"),
-        Tensor("lm_head.weight", ("head/kernel",), "turned"),
-    ]
+def _written_modernbert(config: dict) -> dict:
+    rope = {"rope_type": "default", "rope_theta": config["global_rope_theta"]}
+    both = {"full_attention": rope, "sliding_attention": rope}
+    kinds = ["full_attention"] * config["num_hidden_layers"]
+    return config | {"rope_parameters": both, "layer_types": kinds}
 
 
-def t5_table() -> list[Tensor]:
-    """``T5ForConditionalGeneration`` of version 1.1: gated, and with a head of its own."""
-    table = [Tensor("shared.weight", ("tokens/embedding",), "table")]
-    for theirs, ours in (("encoder", "stack"), ("decoder", "decoder")):
-        at, blocks = theirs + ".block.{}.layer", f"{ours}/blocks"
-        sublayers = [("SelfAttention", "attention")]
-        sublayers += [("EncDecAttention", "cross")] if theirs == "decoder" else []
-        for number, (attention, name) in enumerate(sublayers):
-            table += _scale(f"{at}.{number}.layer_norm", f"{blocks}/{name}_norm")
-            for letter, part in zip("qkv", ("query", "key", "value"), strict=True):
-                table += _kernel(f"{at}.{number}.{attention}.{letter}", f"{blocks}/{name}/{part}")
-            table += _kernel(f"{at}.{number}.{attention}.o", f"{blocks}/{name}/output", 2)
-        last = len(sublayers)
-        bias = f"{theirs}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        table += [
-            Tensor(bias, (f"{ours}/relative_bias/embedding",), "table"),
-            *_scale(f"{at}.{last}.layer_norm", f"{blocks}/mlp_norm"),
-            *_kernel(f"{at}.{last}.DenseReluDense.wi_0", f"{blocks}/mlp/gate"),
-            *_kernel(f"{at}.{last}.DenseReluDense.wi_1", f"{blocks}/mlp/up"),
-            *_kernel(f"{at}.{last}.DenseReluDense.wo", f"{blocks}/mlp/down"),
-            *_scale(f"{theirs}.final_layer_norm", f"{ours}/final_norm"),
-        ]
-    return [*table, Tensor("lm_head.weight", ("head/kernel",), "turned")]
-
-
-def _encoder_table(root: str) -> list[Tensor]:
-    """Embeddings and blocks of BERT, which ELECTRA has too."""
-    embeddings, at = f"{root}.embeddings", root + ".encoder.layer.{}"
-    ours = f"{BLOCKS}/attention"
-    tables = {"word": "tokens", "position": "positions", "token_type": "types"}
-    return [
-        *(
-            Tensor(f"{embeddings}.{theirs}_embeddings.weight", (f"{name}/embedding",), "table")
-            for theirs, name in tables.items()
-        ),
-        *_norm(f"{embeddings}.LayerNorm", "embedding_norm"),
-        *_dense(f"{at}.attention.self.query", f"{ours}/query"),
-        *_dense(f"{at}.attention.self.key", f"{ours}/key"),
-        *_dense(f"{at}.attention.self.value", f"{ours}/value"),
-        *_dense(f"{at}.attention.output.dense", f"{ours}/output", 2),
-        *_norm(f"{at}.attention.output.LayerNorm", f"{BLOCKS}/attention_norm"),
-        *_dense(f"{at}.intermediate.dense", f"{BLOCKS}/mlp/up"),
-        *_dense(f"{at}.output.dense", f"{BLOCKS}/mlp/down"),
-        *_norm(f"{at}.output.LayerNorm", f"{BLOCKS}/mlp_norm"),
-    ]
-
-
-def _kernel(theirs: str, ours: str, input_axes: int = 1, layout: str = "turned") -> list[Tensor]:
-    return [Tensor(f"{theirs}.weight", (f"{ours}/kernel",), layout, input_axes)]
-
-
-def _dense(theirs: str, ours: str, input_axes: int = 1, layout: str = "turned") -> list[Tensor]:
-    bias = Tensor(f"{theirs}.bias", (f"{ours}/bias",), "vector")
-    return [*_kernel(theirs, ours, input_axes, layout), bias]
-
-
-def _scale(theirs: str, ours: str) -> list[Tensor]:
-    return [Tensor(f"{theirs}.weight", (f"{ours}/scale",), "vector")]
-
-
-def _norm(theirs: str, ours: str) -> list[Tensor]:
-    return [*_scale(theirs, ours), Tensor(f"{theirs}.bias", (f"{ours}/bias",), "vector")]
+def _read_t5(config: Mapping) -> Mapping:
+    """transformers 5 says so of a head of its own, and always that it is tied."""
+    if config.get("scale_decoder_outputs") is False:
+        config = {**config, "tie_word_embeddings": False}
+    if not config.get("num_decoder_layers"):
+        config = {**config, "num_decoder_layers": config.get("num_layers")}
+    return config
 
 
 _BERT_SIZES = {
@@ -182,12 +107,33 @@ _BERT_OPTIONS = {
 }
 
 FAMILIES = {
-    "bert": Family("bert", _BERT_SIZES, _BERT_OPTIONS, bert_table()),
+    "bert": Family(
+        "bert",
+        _BERT_SIZES,
+        _BERT_OPTIONS,
+        tables.bert_table(),
+        {
+            ("head", "pair_head"): "BertForPreTraining",
+            ("head",): "BertForMaskedLM",
+            ("pair_head",): "BertForNextSentencePrediction",
+            ("projection_head",): "BertModel",
+            (): "BertModel",
+        },
+        "full",
+        "bert.",
+    ),
     "electra": Family(
         "electra",
         _BERT_SIZES | {"embedding_width": ("embedding_size",)},
         _BERT_OPTIONS,
-        electra_table(),
+        tables.electra_table(),
+        {
+            ("discriminator_head",): "ElectraForPreTraining",
+            ("head",): "ElectraForMaskedLM",
+            (): "ElectraModel",
+        },
+        "full",
+        "electra.",
     ),
     "gpt2": Family(
         "gpt2",
@@ -210,7 +156,10 @@ FAMILIES = {
             "add_cross_attention": (False, None),
             "tie_word_embeddings": (True, None),
         },
-        gpt2_table(),
+        tables.gpt2_table(),
+        {("head",): "GPT2LMHeadModel", (): "GPT2Model"},
+        "causal",
+        "transformer.",
     ),
     "llama": Family(
         "llama",
@@ -227,13 +176,17 @@ FAMILIES = {
             "attention_dropout": ("attention_dropout",),
             "init_scale": ("initializer_range",),
             "tied_embeddings": ("tie_word_embeddings",),
+            "rotary_base": ("rope_theta",),
         },
         {
             "hidden_act": ("silu",),
             "attention_bias": (False, None),
             "mlp_bias": (False, None),
         },
-        llama_table(),
+        tables.llama_table(),
+        {("head",): "LlamaForCausalLM", (): "LlamaModel"},
+        "causal",
+        "model.",
         {
             "kv_heads": 0,
             "head_width": 0,
@@ -241,6 +194,42 @@ FAMILIES = {
             "norm_epsilon": 1e-6,
             "tied_embeddings": False,
         },
+        _read_rope,
+        _written_rope,
+    ),
+    "modernbert": Family(
+        "modernbert",
+        {
+            "vocab_size": ("vocab_size",),
+            "width": ("hidden_size",),
+            "layers": ("num_hidden_layers",),
+            "heads": ("num_attention_heads",),
+            "mlp_width": ("intermediate_size",),
+            "max_length": ("max_position_embeddings",),
+            "norm_epsilon": ("norm_eps",),
+            # Theirs in the feed-forward layer is before its last matrix.
+            "dropout": ("embedding_dropout", "mlp_dropout"),
+            "attention_dropout": ("attention_dropout",),
+            "init_scale": ("initializer_range",),
+            "rotary_base": ("global_rope_theta",),
+        },
+        {
+            "hidden_activation": ("gelu_pytorch_tanh",),
+            "classifier_activation": ("gelu_pytorch_tanh",),
+            "classifier_bias": (True,),
+            "decoder_bias": (True, None),
+            "norm_bias": (False, None),
+            "attention_bias": (False, None),
+            "mlp_bias": (False, None),
+            "tie_word_embeddings": (True, None),
+            "global_attn_every_n_layers": (1,),
+        },
+        tables.modernbert_table(),
+        {("head",): "ModernBertForMaskedLM", (): "ModernBertModel"},
+        "full",
+        "model.",
+        read=_read_modernbert,
+        written=_written_modernbert,
     ),
     "t5": Family(
         "t5",
@@ -262,7 +251,10 @@ FAMILIES = {
             "feed_forward_proj": ("gated-gelu",),
             "tie_word_embeddings": (False,),
         },
-        t5_table(),
-        {"head_width": 64, "mlp_width": 2048, "decoder_layers": 0},
+        tables.t5_table(),
+        {("head",): "T5ForConditionalGeneration"},
+        "causal",
+        absent={"head_width": 64, "mlp_width": 2048},
+        read=_read_t5,
     ),
 }

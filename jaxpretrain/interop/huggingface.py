@@ -3,7 +3,7 @@
 What a family is, is said in `families.py`; here is what is done with it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxpretrain.errors import UserError
 from jaxpretrain.interop.families import FAMILIES, Family
-from jaxpretrain.interop.tensors import to_ours, to_theirs
+from jaxpretrain.interop.tensors import flat, to_ours, to_theirs
 from jaxpretrain.models.config import TransformerConfig
 from jaxpretrain.models.presets import PRESETS
 from jaxpretrain.models.transformer import Backbone
@@ -37,10 +37,38 @@ def import_model(
         UserError: a family that is not known, an option that the backbone does not have, or
             tensors that are missing or of another shape than the config says.
     """
-    family = _family(config.get("model_type"))
     ours = switches(config)
     shapes = jax.eval_shape(Backbone(ours).init, jax.random.key(0))
-    return ours, to_ours(family.table, tensors, shapes)
+    return ours, to_ours(family_of(config).table, tensors, shapes)
+
+
+def import_params(
+    config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], shapes: Mapping[str, Any]
+) -> dict:
+    """The parameters of an objective, as far as a Hugging Face model has them.
+
+    Args:
+        config: its ``config.json``.
+        tensors: its state dict.
+        shapes: of the parameters that the objective trains, as nested dict.
+
+    Returns:
+        Those of the body, and of each head that is whole among the tensors; float32.
+
+    Raises:
+        UserError: as for `import_model`.
+    """
+    table = family_of(config).table
+    backbone = jax.eval_shape(Backbone(switches(config)).init, jax.random.key(0))
+
+    def is_there(name: str) -> bool:
+        lines = [line for line in table if line.ours[0].startswith(f"{name}/")]
+        known = {path for line in lines if line.theirs in tensors for path in line.ours}
+        return {f"{name}/{path}" for path, _ in flat(shapes[name])} <= known
+
+    body = backbone.keys() - {"head"}
+    kept = {name: part for name, part in shapes.items() if name in body or is_there(name)}
+    return to_ours(table, tensors, kept)
 
 
 def export_model(
@@ -62,12 +90,35 @@ def export_model(
     return settings(name, config), to_theirs(_family(name).table, params)
 
 
+def class_of(name: str, heads: Collection[str]) -> tuple[str, tuple[str, ...]]:
+    """The class of `transformers` for a model with trained heads, and those of them that it has.
+
+    Args:
+        name: of the family.
+        heads: groups of our parameters.
+
+    Raises:
+        UserError: the family has no class with so few.
+    """
+    classes = _family(name).classes
+    for has, found in classes.items():
+        if set(has) <= set(heads):
+            return found, has
+    raise UserError(
+        f"a Hugging Face {name} predicts tokens, and this model was not trained to: it cannot be "
+        "exported as one"
+    )
+
+
+def family_of(config: Mapping[str, Any]) -> Family:
+    """The family that a ``config.json`` names; UserError if it is not known."""
+    return _family(config.get("model_type"))
+
+
 def switches(config: Mapping[str, Any]) -> TransformerConfig:
     """Our switches of a ``config.json``; errors as for `import_model`."""
-    family = _family(config.get("model_type"))
-    if family.preset == "t5" and config.get("scale_decoder_outputs") is False:
-        # transformers 5 says so of a head of its own, and always that it is tied.
-        config = {**config, "tie_word_embeddings": False}
+    family = family_of(config)
+    config = family.read(config)
     for key, allowed in family.options.items():
         if config.get(key) not in allowed:
             raise UserError(
@@ -80,9 +131,7 @@ def switches(config: Mapping[str, Any]) -> TransformerConfig:
             values[ours] = config[theirs]
         elif ours in ("vocab_size", "width", "layers", "heads"):
             raise UserError(f"the model's config.json has no {theirs}: it is incomplete")
-    if family.preset == "t5" and not values["decoder_layers"]:
-        values["decoder_layers"] = values["layers"]
-    return TransformerConfig(**PRESETS[family.preset] | values | _read_rope(family, config))
+    return TransformerConfig(**PRESETS[family.preset] | values)
 
 
 def settings(name: str, config: TransformerConfig) -> dict[str, Any]:
@@ -104,10 +153,6 @@ def settings(name: str, config: TransformerConfig) -> dict[str, Any]:
     }
     written: dict[str, Any] = {"model_type": name}
     free = {*HOW, *family.sizes}
-    if name == "llama":
-        free.add("rotary_base")
-        written["rope_theta"] = config.rotary_base
-        written["rope_parameters"] = {"rope_type": "default", "rope_theta": config.rotary_base}
     for ours, theirs in family.sizes.items():
         value = derived.get(ours, getattr(config, ours))
         if value == 0 and ours in ("token_types", "decoder_layers"):
@@ -130,7 +175,8 @@ def settings(name: str, config: TransformerConfig) -> dict[str, Any]:
                 f"model.{field.name} is {have!r}, and a Hugging Face {name} has {need!r}: it "
                 "cannot be exported as one"
             )
-    return written | {key: allowed[0] for key, allowed in family.options.items()}
+    options = {key: allowed[0] for key, allowed in family.options.items()}
+    return family.written(written | options)
 
 
 def _family(name: Any) -> Family:
@@ -139,17 +185,3 @@ def _family(name: Any) -> Family:
             f"the model type is {name!r}: it must be one of {', '.join(sorted(FAMILIES))}"
         )
     return FAMILIES[name]
-
-
-def _read_rope(family: Family, config: Mapping[str, Any]) -> dict[str, float]:
-    """The base of rotary positions, which newer files keep in a dict of its own."""
-    if family.preset != "llama":
-        return {}
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise UserError(
-            f"the rotary positions are scaled ({kind!r}) in the model's config.json: only plain "
-            "ones ('default') can be imported"
-        )
-    return {"rotary_base": rope.get("rope_theta") or config.get("rope_theta") or 10_000.0}

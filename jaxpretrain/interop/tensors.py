@@ -23,12 +23,14 @@ class Tensor(NamedTuple):
         layout: "vector", "table" (as it is), "matrix" (``[inputs, outputs]``) or "turned"
             (``[outputs, inputs]``).
         input_axes: how many axes of our kernel are summed over.
+        first: the layer from which on they have it; before it ours are not used, and are ones.
     """
 
     theirs: str
     ours: tuple[str, ...]
     layout: Literal["vector", "table", "matrix", "turned"]
     input_axes: int = 1
+    first: int = 0
 
     @property
     def layered(self) -> bool:
@@ -61,10 +63,12 @@ def to_ours(
             continue
         ours = [wanted[path].shape for path in line.ours]
         if line.layered:
-            layers = range(ours[0][0])
+            each = [shape[1:] for shape in ours]
             parts = [
-                _split(line, line.theirs.format(n), tensors, [shape[1:] for shape in ours])
-                for n in layers
+                _split(line, line.theirs.format(n), tensors, each)
+                if n >= line.first
+                else [np.ones(shape, np.float32) for shape in each]
+                for n in range(ours[0][0])
             ]
             arrays = [np.stack(arrays) for arrays in zip(*parts, strict=True)]
         else:
@@ -90,7 +94,7 @@ def to_theirs(table: Iterable[Tensor], params: Mapping[str, Any]) -> dict[str, n
             continue
         arrays = [np.asarray(have[path]) for path in line.ours]
         if line.layered:
-            for n in range(len(arrays[0])):
+            for n in range(line.first, len(arrays[0])):
                 tensors[line.theirs.format(n)] = _join(line, [array[n] for array in arrays])
         else:
             tensors[line.theirs] = _join(line, arrays)

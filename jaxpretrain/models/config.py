@@ -29,6 +29,8 @@ class TransformerConfig:
         norm_position: "pre" (before each sublayer, with one more norm at the end) or "post".
         norm_epsilon: added to the variance.
         embedding_norm: normalise the embeddings before the first block.
+        first_norm: whether the first block normalises before its attention, as all others do; not
+            in ModernBERT, where the embeddings have just been normalised.
         positions: "learned", "rotary" (Su et al. 2021, arXiv:2104.09864), "relative" (the bucketed
             bias of T5, Raffel et al. 2020, arXiv:1910.10683) or "none".
         rotary_base: wavelength base of the rotary positions.
@@ -76,6 +78,7 @@ class TransformerConfig:
     norm_position: Literal["pre", "post"] = "pre"
     norm_epsilon: float = 1e-5
     embedding_norm: bool = False
+    first_norm: bool = True
     positions: Literal["learned", "rotary", "relative", "none"] = "rotary"
     rotary_base: float = 10_000.0
     relative_buckets: int = 32
@@ -129,6 +132,11 @@ class TransformerConfig:
             raise UserError(
                 f"model.kv_heads is {self.kv_heads}, which does not divide model.heads "
                 f"{self.heads}: choose a divisor, or 0 for as many"
+            )
+        if not self.first_norm and self.norm_position == "post":
+            raise UserError(
+                "model.first_norm is False and model.norm_position 'post', where no block "
+                "normalises what it reads: leave model.first_norm=True"
             )
         if self.positions == "rotary" and self.size_of_head % 2:
             raise UserError(

@@ -90,6 +90,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "mlp_width": 1152,
         "max_length": 8192,
         "embedding_norm": True,
+        "first_norm": False,
         "rotary_base": 160_000.0,
         "activation": "geglu",
         "biases": False,

@@ -29,8 +29,11 @@ class Block(nnx.Module):
         self.mlp = FeedForward(config, output_scale=output_scale, rngs=rngs)
         self.config = config
 
-    def __call__(self, x, *, sight, bias, positions, keys, memory=None, memory_sight=None) -> Array:
-        """Maps the stream ``[rows, length, width]`` to itself; `keys` are one per row or None."""
+    def __call__(
+        self, x, *, number, sight, bias, positions, keys, memory=None, memory_sight=None
+    ) -> Array:
+        """Maps the stream ``[rows, length, width]`` to itself; `keys` are one per row or None, and
+        `number` is the block's, from 0."""
         config = self.config
         parts = (None,) * 5 if keys is None else split_keys(keys, 5)
 
@@ -45,7 +48,11 @@ class Block(nnx.Module):
             y = self.cross(y, sight=memory_sight, memory=memory, keys=parts[3])
             return row_dropout(y, config.dropout, parts[4])
 
-        sublayers = [(self.attention_norm, attend), (self.mlp_norm, feed)]
+        def first_norm(x):
+            y = self.attention_norm(x)
+            return y if config.first_norm else jnp.where(number == 0, x, y)
+
+        sublayers = [(first_norm, attend), (self.mlp_norm, feed)]
         if self.cross is not None:
             sublayers.insert(1, (self.cross_norm, cross))
         for norm, sublayer in sublayers:
@@ -126,6 +133,7 @@ class Stack(nnx.Module):
             block = nnx.merge(definition, block)
             x = block(
                 x,
+                number=number,
                 sight=sight,
                 bias=bias,
                 positions=positions,

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from jaxpretrain.assemble import open_store
 from jaxpretrain.config import complete, override
+from jaxpretrain.data.tokenizer import Tokenizer
 
 CONFIG = """
 from ml_collections import ConfigDict
@@ -48,3 +50,8 @@ def config(file: Path, **overrides: object) -> ConfigDict:
     for key, value in overrides.items():
         override(raw, key.replace("__", "."), str(value))
     return complete(raw)
+
+
+def tokenizer_of(file: Path) -> Tokenizer:
+    """The tokenizer of the store that was prepared for the config file."""
+    return open_store(config(file)).tokenizer

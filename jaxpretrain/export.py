@@ -1,0 +1,179 @@
+"""The ``export`` command: a run's model as a folder that other libraries load."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxpretrain.errors import UserError
+from jaxpretrain.evaluation.scoring import enclosing
+from jaxpretrain.interop import sentence_transformers
+from jaxpretrain.interop.card import Facts, card
+from jaxpretrain.interop.families import FAMILIES
+from jaxpretrain.interop.folder import write_model
+from jaxpretrain.interop.huggingface import class_of, export_model
+from jaxpretrain.interop.tokenizer_json import fast_tokenizer
+from jaxpretrain.models.config import TransformerConfig
+from jaxpretrain.objectives.base import Objective
+from jaxpretrain.objectives.contrastive import Contrastive
+from jaxpretrain.objectives.rtd import RTD, TIED
+from jaxpretrain.reopen import Opened, opened
+from jaxpretrain.storage import AnyPath, access, write
+from jaxpretrain.workdir import read_json
+
+PIPELINES = {"gaps": "fill-mask", "continuations": "text-generation"}
+
+
+class Part(NamedTuple):
+    """One model of a run.
+
+    Attributes:
+        config: its switches.
+        params: its parameters.
+        heads: names of what it has been trained with besides a body; "head" predicts tokens.
+        samples: as an objective's.
+    """
+
+    config: TransformerConfig
+    params: dict
+    heads: frozenset[str]
+    samples: str | None
+
+
+def export(workdir: AnyPath, out: Path, *, which: str = "best") -> list[Path]:
+    """Writes a run's model for Hugging Face `transformers`, and prints how to load it.
+
+    A folder has ``config.json``, ``model.safetensors``, the tokenizer's files and a model card; of
+    a contrastive run, what sentence-transformers reads besides. ELECTRA's generator goes into a
+    folder in it.
+
+    Args:
+        workdir: folder of the run.
+        out: a folder that does not exist yet, or is empty.
+        which: the "best" checkpoint by validation loss, or the "latest".
+
+    Returns:
+        The folders.
+
+    Raises:
+        UserError: the folder holds no run, `out` holds something, or no family of models there is
+            what the run trained, with the reason.
+    """
+    with access(f"write {out}"):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out} holds something already: give another --out, or empty it")
+    run = opened(workdir, which)
+    family = family_of(run)
+    folders = []
+    for name, part in parts_of(run.objective, run.params).items():
+        loader, kept = class_of(family, part.heads)
+        left_out = tuple(sorted(part.heads - set(kept)))
+        params = {group: tree for group, tree in part.params.items() if group not in left_out}
+        config, tensors = export_model(family, part.config, params)
+        where = out / name
+        write_model(where, config | {"architectures": [loader]} | ids(run), tensors)
+        for path, content in beside(workdir, run, part, loader, left_out).items():
+            with access(f"write {where}"):
+                (where / path).parent.mkdir(parents=True, exist_ok=True)
+                write(where / path, content)
+        print(f"{where}: {loader}, {sum(t.size for t in tensors.values()):,} parameters")
+        if left_out:
+            print(f"  without {', '.join(left_out)}: no {family} of transformers has such a part")
+        folders.append(where)
+    return folders
+
+
+def family_of(run: Opened) -> str:
+    """The family of Hugging Face models that a run's model is one of.
+
+    Raises:
+        UserError: none is.
+    """
+    preset, objective = run.config.model.preset, run.objective
+    if preset not in FAMILIES:
+        raise UserError(
+            f"model.preset is {preset!r}, and no Hugging Face model is built so: train with one of "
+            f"{', '.join(FAMILIES)}"
+        )
+    sees = {part.visibility for part in objective.parts()}
+    needed = FAMILIES[preset].sees
+    if needed not in sees:
+        raise UserError(
+            f"{objective.name} trained a model in which attention is {' and '.join(sorted(sees))}, "
+            f"and a Hugging Face {preset} has it {needed}: it would not compute the same"
+        )
+    return preset
+
+
+def parts_of(objective: Objective, params: dict) -> dict[str, Part]:
+    """The models that an objective has trained, by the folder that they go to."""
+    parts, config = objective.parts(), objective.backbone.config
+    samples = next((part.samples for part in parts if part.samples), None)
+    heads = params.keys() - objective.backbone.axes().keys() - {"generator"}
+    if any(part.token_term and not isinstance(part, RTD) for part in parts):
+        heads |= {"head"}  # which has no parameters of its own where all it does is tied
+    body = objective.backbone.axes().keys() - {"head"} | heads
+    main = {group: tree for group, tree in params.items() if group in body}
+    found = {"": Part(config, main, frozenset(heads), samples)}
+    for rtd in (part for part in parts if isinstance(part, RTD)):
+        own = params["generator"] | {group: params[group] for group in TIED if group in params}
+        found["generator"] = Part(rtd.generator.config, own, frozenset({"head"}), "gaps")
+    return found
+
+
+def ids(run: Opened) -> dict[str, int]:
+    """The special pieces that a ``config.json`` knows."""
+    vocab = run.tokenizer.vocab
+    found = {f"{name}_token_id": getattr(vocab, name) for name in ("pad", "bos", "eos")}
+    if run.objective.backbone.config.decoder_layers:
+        found["decoder_start_token_id"] = vocab.pad
+    return found
+
+
+def beside(
+    workdir: AnyPath, run: Opened, part: Part, loader: str, left_out: tuple[str, ...]
+) -> dict[str, str | bytes]:
+    """What lies beside the model: the tokenizer's files, the card, and what vectors need."""
+    config, [first, *_] = run.config, run.objective.parts()
+    longest = first.longest_input(config.data.length, config.data.batch_size)
+    vectors = next((one for one in run.objective.parts() if isinstance(one, Contrastive)), None)
+    task = PIPELINES.get(part.samples, "")
+    facts = Facts(
+        title=f"{workdir.name}: {config.model.preset}, pretrained with {run.objective.name}",
+        loader=loader,
+        task="" if part.config.decoder_layers else task,
+        config=config.to_dict(),
+        step=run.step,
+        summary=recorded(workdir / "summary.json"),
+        tested=recorded(workdir / "evaluation.json"),
+        vectors=vectors is not None,
+        left_out=left_out,
+    )
+    found = {"README.md": card(facts)}
+    found |= fast_tokenizer(
+        run.tokenizer,
+        enclosing=enclosed(first),
+        has_types=part.config.token_types > 1,
+        model_max_length=longest,
+    )
+    if vectors is not None:
+        found |= sentence_transformers.files(
+            width=part.config.width, pooling=vectors.pooling, longest=longest
+        )
+    return found
+
+
+def enclosed(objective: Objective) -> tuple[str | None, str | None]:
+    """Names of the special pieces before and after a text as the objective reads it.
+
+    A causal model is to go on after a text, so nothing is after it.
+    """
+    if objective.backbone.config.decoder_layers:
+        return None, "eos"
+    first, last = enclosing(objective)
+    return first, None if objective.samples == "continuations" else last
+
+
+def recorded(path: AnyPath) -> dict | None:
+    """What a run has written down, if it has."""
+    with access(f"read {path}"):
+        there = path.exists()
+    return read_json(path) if there else None

@@ -1,0 +1,128 @@
+"""The ``import`` command: a Hugging Face model as a run of ours, to train on and to measure."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxpretrain.assemble import Pieces, build
+from jaxpretrain.checkpoint import Checkpoints
+from jaxpretrain.config import complete, override, read_file
+from jaxpretrain.data.tokenizer_hf import FastTokenizer
+from jaxpretrain.errors import UserError
+from jaxpretrain.interop.folder import Tensors, read_config
+from jaxpretrain.interop.huggingface import HOW, family_of, import_params, switches
+from jaxpretrain.state import TrainState, init_state
+from jaxpretrain.storage import AnyPath, access
+from jaxpretrain.workdir import OPEN, claim_workdir, sole_use
+
+# What a config may say of an imported model: how it is computed, and what is dropped in training.
+FREE = (*HOW, "dropout", "attention_dropout")
+# The objective that a class of `transformers` was trained with, where a config names none.
+OBJECTIVES = {
+    "BertForPreTraining": "bert",
+    "BertForNextSentencePrediction": "nsp",
+    "ElectraForPreTraining": "rtd",
+    "T5ForConditionalGeneration": "span_corruption",
+    "GPT2LMHeadModel": "clm",
+    "LlamaForCausalLM": "clm",
+}
+OTHERWISE = {"full": "mlm", "causal": "clm"}
+
+
+def import_model(
+    folder: Path,
+    workdir: AnyPath,
+    *,
+    file: str | None = None,
+    overrides: Mapping[str, str] | None = None,
+) -> None:
+    """Makes a workdir whose first checkpoint, at step 0, is the model.
+
+    The model section of its config is the model's own; all else is the config file's. What an
+    objective trains and the model has not (a head, ELECTRA's generator) starts anew.
+
+    Args:
+        folder: Hugging Face's, with ``config.json``, safetensors and the tokenizer's files.
+        workdir: of the new run; must hold none.
+        file: config file; None takes the defaults, and the objective that fits the model.
+        overrides: dotted keys and text on top of it.
+
+    Raises:
+        UserError: the folder is no such model, or has what our backbone does not compute; the
+            config does not fit it; the workdir holds a run already.
+    """
+    theirs = read_config(folder)
+    ours = switches(theirs)
+    with access(f"read the workdir {workdir}"):
+        if (workdir / "run.json").exists():
+            raise UserError(f"{workdir} holds a run already: give another --workdir")
+    tokenizer = FastTokenizer.from_folder(folder, size=ours.vocab_size)
+    config = complete(sections(folder, theirs, file, overrides or {}))
+    pieces = build(config, tokenizer.vocab)
+    tensors = Tensors(folder, family_of(theirs).base)
+    found = import_params(theirs, tensors, pieces.abstract.params)
+    with sole_use(workdir):
+        identity = {"tokenizer": tokenizer.sha256, "token store": OPEN}
+        claim_workdir(workdir, config.to_dict(), tokenizer, identity)
+        checkpoints = Checkpoints(workdir / "checkpoints", pieces.placement)
+        checkpoints.save(first_state(pieces, found))
+        checkpoints.close()
+    anew = sorted(pieces.abstract.params.keys() - found.keys())
+    count = sum(leaf.size for leaf in jax.tree.leaves(found))
+    print(
+        f"{workdir}: {theirs['model_type']} with {count:,} parameters, to train with "
+        f"{pieces.objective.name}"
+    )
+    if anew:
+        print(f"  not in the model, and so untrained: {', '.join(anew)}")
+    print(f"  prepare and train with --config={workdir}/config.json")
+
+
+def sections(
+    folder: Path, theirs: Mapping[str, Any], file: str | None, overrides: Mapping[str, str]
+) -> dict[str, Any]:
+    """The raw config of the run.
+
+    Args:
+        folder: of the model.
+        theirs: its ``config.json``.
+        file: config file or None.
+        overrides: dotted keys and text.
+    """
+    raw = read_file(file) if file else {}
+    family, model = family_of(theirs), asdict(switches(theirs))
+    given = raw.get("model", {})
+    del model["vocab_size"]
+    raw["model"] = {"preset": family.preset} | model
+    raw["model"] |= {key: given[key] for key in FREE if key in given}
+    raw["tokenizer"] = {"file": str(folder)}
+    if "objective" not in raw:
+        classes = theirs.get("architectures") or [""]
+        raw["objective"] = {"name": OBJECTIVES.get(classes[0], OTHERWISE[family.sees])}
+    for key, text in overrides.items():
+        section, _, name = key.partition(".")
+        if section == "tokenizer" or (section == "model" and name not in FREE):
+            raise UserError(
+                f"config.{key} is the imported model's own: of its model section only "
+                f"{', '.join(FREE)} can be set"
+            )
+        override(raw, key, text)
+    return raw
+
+
+def first_state(pieces: Pieces, found: Mapping[str, Any]) -> TrainState:
+    """The state before the first step, with the parameters that were found."""
+    state = init_state(pieces.objective, pieces.optimizer, pieces.config.seed, pieces.abstract)
+    placed = {
+        group: jax.tree.map(
+            lambda value, like: jax.device_put(np.asarray(value), like.sharding),
+            tree,
+            pieces.abstract.params[group],
+        )
+        for group, tree in found.items()
+    }
+    return state._replace(params=state.params | placed)

@@ -1,0 +1,211 @@
+"""Logits, losses and gradients of every family beside PyTorch `transformers`, on random weights.
+
+Sizes are odd ones: grouped heads, a vocabulary that no tile divides, one layer, one token, padding
+on either side. Both sides compute in float32; what they may differ by is its rounding.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpretrain.interop.families import FAMILIES
+from jaxpretrain.interop.huggingface import class_of, export_model
+from jaxpretrain.interop.tensors import to_theirs
+from jaxpretrain.models.config import TransformerConfig
+from jaxpretrain.models.heads import classifier, discriminator
+from jaxpretrain.models.presets import PRESETS
+from jaxpretrain.models.transformer import Backbone
+from jaxpretrain.types import Source
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+TOLERANCE = 1e-4
+VOCAB, IGNORED = 131, -100
+SMALL = {"vocab_size": VOCAB, "width": 24, "heads": 4, "mlp_width": 36, "dropout": 0.0}
+SMALL |= {"attention_dropout": 0.0, "max_length": 16, "dtype": "float32"}
+CASES = {
+    "bert": ("bert", {"layers": 2}, ("head", "pair_head")),
+    "bert, one layer": ("bert", {"layers": 1, "token_types": 3}, ("head",)),
+    "electra": ("electra", {"layers": 2, "embedding_width": 10}, ("discriminator_head",)),
+    "electra, generator": ("electra", {"layers": 1, "embedding_width": 24}, ("head",)),
+    "modernbert": ("modernbert", {"layers": 3}, ("head",)),
+    "gpt2": ("gpt2", {"layers": 2}, ("head",)),
+    "llama, grouped": ("llama", {"layers": 2, "kv_heads": 2, "head_width": 10}, ("head",)),
+    "llama, untied": ("llama", {"layers": 1, "kv_heads": 4, "tied_embeddings": False}, ("head",)),
+    "t5": ("t5", {"layers": 2, "decoder_layers": 1, "head_width": 10}, ("head",)),
+}
+MASKS = {
+    "whole": [[1] * 7, [1] * 7],
+    "right": [[1] * 7, [1] * 4 + [0] * 3],
+    "left": [[1] * 7, [0] * 3 + [1] * 4],
+    "one token": [[1], [1]],
+}
+
+
+class Pair:
+    """A model of ours and the same in PyTorch."""
+
+    def __init__(self, case: str):
+        self.family, more, self.heads = CASES[case]
+        config = TransformerConfig(**PRESETS[self.family] | SMALL | more)
+        self.backbone = Backbone(config)
+        parts = {"pair_head": classifier(config, 2), "discriminator_head": discriminator(config)}
+        self.parts = {name: parts[name] for name in self.heads if name != "head"}
+        shapes = {"body": jax.eval_shape(self.backbone.init, jax.random.key(0))}
+        shapes |= {n: jax.eval_shape(p.init, jax.random.key(0)) for n, p in self.parts.items()}
+        rng = np.random.default_rng(0)
+
+        def some(path, like):
+            about = 1.0 if path[-1].key == "scale" else 0.0
+            return (about + 0.2 * rng.normal(size=like.shape)).astype(np.float32)
+
+        made = jax.tree_util.tree_map_with_path(some, shapes)
+        self.params = made.pop("body") | made
+        if "head" not in self.heads:
+            del self.params["head"]
+        self.settings, tensors = export_model(self.family, config, self.params)
+        self.run = jax.jit(self.outputs)
+        name, kept = class_of(self.family, self.heads)
+        assert set(kept) == set(self.heads)
+        values = {k: v for k, v in self.settings.items() if k != "model_type"}
+        their_config = transformers.CONFIG_MAPPING[self.family](**values, pad_token_id=0)
+        their_config._attn_implementation = "eager"
+        self.theirs = getattr(transformers, name)(their_config).eval()
+        if self.family == "t5":  # of version 1.1: transformers 5 ties its head all the same
+            untied = torch.nn.Linear(config.width, VOCAB, bias=False)
+            self.theirs.lm_head = untied
+        state = {key: torch.tensor(value) for key, value in tensors.items()}
+        found = self.theirs.load_state_dict(state, strict=False)
+        assert not found.unexpected_keys
+        buffers = ("position_ids", "inv_freq")
+        tied = set(getattr(self.theirs, "_tied_weights_keys", None) or ())
+        unused = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
+        missing = {k for k in found.missing_keys if not k.endswith(buffers)} - tied - unused
+        assert not missing
+        self.theirs.tie_weights() if self.family != "t5" else None
+
+    def outputs(self, params, inputs, mask, types):
+        """Of ours, by the names of theirs."""
+        positions = jnp.broadcast_to(jnp.arange(inputs.shape[1]), inputs.shape)
+        segments, source = mask, None
+        if self.family == "t5":
+            source = Source(inputs, segments, positions)
+            inputs, segments = shifted(inputs), jnp.ones_like(inputs)
+        params = params if "head" in params else params | {"head": {}}
+        hidden = self.backbone.encode(
+            params,
+            inputs,
+            segments,
+            positions,
+            visibility=FAMILIES[self.family].sees,
+            types=types if self.backbone.config.token_types else None,
+            source=source,
+        )
+        found = {}
+        if "head" in self.heads:
+            found["logits"] = self.backbone.logits(params, hidden)
+        if "pair_head" in self.heads:
+            head = self.parts["pair_head"].module(params["pair_head"])
+            found["pair"] = head(hidden[:, 0])
+        if "discriminator_head" in self.heads:
+            head = self.parts["discriminator_head"].module(params["discriminator_head"])
+            found["logits"] = head(hidden)
+        return found
+
+    def their_outputs(self, inputs, mask, types):
+        """In PyTorch, with gradients."""
+        given = {"input_ids": torch.tensor(inputs), "attention_mask": torch.tensor(mask)}
+        if self.backbone.config.token_types:
+            given["token_type_ids"] = torch.tensor(types)
+        if self.family in ("gpt2", "llama"):
+            # By default left padding moves the positions, which ours do not.
+            places = torch.arange(inputs.shape[1]).expand(inputs.shape)
+            given |= {"position_ids": places, "use_cache": False}
+        if self.family == "t5":
+            given |= {"decoder_input_ids": torch.tensor(np.asarray(shifted(inputs)))}
+        found = self.theirs(**given)
+        if "pair_head" in self.heads:
+            return {"logits": found.prediction_logits, "pair": found.seq_relationship_logits}
+        return {"logits": found.logits}
+
+
+def shifted(inputs):
+    """What T5's decoder reads to predict these."""
+    return jnp.concatenate([jnp.zeros_like(inputs[:, :1]), jnp.asarray(inputs)[:, :-1]], axis=1)
+
+
+def batch(mask):
+    rng = np.random.default_rng(1)
+    mask = np.array(mask)
+    inputs = np.where(mask, rng.integers(1, VOCAB, mask.shape), 0)
+    return inputs, mask, rng.integers(0, 2, mask.shape)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def pair(request):
+    return Pair(request.param)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_logits(pair, mask):
+    inputs, mask, types = batch(MASKS[mask])
+    with jax.default_matmul_precision("highest"):
+        ours = pair.run(pair.params, inputs, mask, types)
+    theirs = pair.their_outputs(inputs, mask, types)
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        ours_here, value = np.asarray(ours[name]), value.detach().numpy()
+        assert ours_here.shape == value.shape and np.abs(value).max() > 0.1
+        # What padding gives is nobody's concern.
+        kept = np.ones_like(mask) if pair.family == "t5" else mask
+        kept = kept[:, 0] if name == "pair" else kept
+        ours_here, value = ours_here[kept == 1], value[kept == 1]
+        np.testing.assert_allclose(ours_here, value, rtol=0, atol=TOLERANCE)
+
+
+def test_loss_and_gradients(pair):
+    """Of the mean cross-entropy over the tokens that are no padding."""
+    inputs, mask, types = batch(MASKS["right"])
+    real = np.ones_like(mask) if pair.family == "t5" else mask
+    labels = np.where(real, inputs, IGNORED)
+    binary = "discriminator_head" in pair.heads
+
+    def loss(params):
+        found = pair.outputs(params, inputs, mask, types)
+        if binary:
+            x, y = found["logits"], types
+            each = jnp.maximum(x, 0) - x * y + jnp.log1p(jnp.exp(-jnp.abs(x)))
+        else:
+            logs = jax.nn.log_softmax(found["logits"])
+            each = -jnp.take_along_axis(logs, jnp.asarray(inputs)[..., None], axis=-1)[..., 0]
+        total = jnp.sum(each * real) / real.sum()
+        if "pair" in found:
+            total += jnp.mean(jax.nn.logsumexp(found["pair"], axis=-1) - found["pair"][:, 1])
+        return total
+
+    with jax.default_matmul_precision("highest"):
+        value, gradients = jax.jit(jax.value_and_grad(loss))(pair.params)
+    functional = torch.nn.functional
+    found = pair.their_outputs(inputs, mask, types)
+    if binary:
+        kept = torch.tensor(mask == 1)
+        theirs = functional.binary_cross_entropy_with_logits(
+            found["logits"][kept], torch.tensor(types)[kept].float()
+        )
+    else:
+        flat = found["logits"].flatten(0, 1)
+        theirs = functional.cross_entropy(flat, torch.tensor(labels).flatten())
+    if "pair" in found:
+        theirs = theirs + functional.cross_entropy(found["pair"], torch.tensor([1, 1]))
+    pair.theirs.zero_grad()
+    theirs.backward()
+    assert float(value) == pytest.approx(theirs.item(), abs=TOLERANCE)
+    named = to_theirs(FAMILIES[pair.family].table, gradients)
+    parameters = dict(pair.theirs.named_parameters())
+    assert len(named) > 8
+    for name, gradient in named.items():
+        np.testing.assert_allclose(
+            gradient, parameters[name].grad.numpy(), rtol=0, atol=TOLERANCE, err_msg=name
+        )
