@@ -53,7 +53,7 @@ def random_texts(number: int) -> list[str]:
     return [text for text in texts if not any(name in text for name in SPECIAL)]
 
 
-RANDOM = random_texts(6000)
+RANDOM = random_texts(5000)
 
 
 @pytest.fixture(scope="module", params=["unigram", "bpe"])
@@ -87,6 +87,7 @@ def test_long_texts_have_the_same_ids_and_come_back(tokenizer, fast):
     joined, rng = "\n\n".join(TEXTS) * 2, random.Random(4)
     unbroken = ["".join(rng.choices("-=ab\u2581e<0x41> "[:n], k=40_000)) for n in (4, 4, 8, 12)]
     unbroken += [" " * spaces + part for part in unbroken[:2] for spaces in (1, 7, 8_191, 20_000)]
+    unbroken += [f"the{place}{'-' * 30_001}" for place in (" ", "   ", "\u2581", "\n", "\n\n ")]
     unbroken.append("\n".join(unbroken) + "[MASK" + unbroken[0] + "\n\n" + "e" * 8_192 + " a")
     other = [" " * 30_000, "\n" * 30_000, "-" * 30_000, "文 字\n" * 9_000, "<0x41>" * 9_000]
     for text in [*TEXTS, joined, *unbroken, *other]:
@@ -103,6 +104,17 @@ def test_no_word_is_cut_otherwise_where_ways_are_equally_good(tokenizer, fast):
     ]
     ours = [ids.tolist() for ids in tokenizer.encode_batch(texts)]
     assert [encoding.ids for encoding in fast.encode_batch(texts)] == ours
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_a_newline_is_chosen_even_where_the_spaces_after_it_cost_more_without_one(kind):
+    lines = [" " * 15 + word for word in " ".join(TEXTS[:3]).split()]
+    tokenizer = Tokenizer.train(["\n".join(lines)], vocab_size=500, kind=kind)
+    fast = built(tokenizer)
+    assert len(tokenizer.encode(" " * 15)) == 1
+    for spaces in range(20):
+        text = "a\n" + " " * spaces + "a"
+        assert fast.encode(text).ids == tokenizer.encode(text), spaces
 
 
 def test_vocabularies_are_of_one_size(tokenizer, fast):
@@ -125,7 +137,7 @@ def masked_texts() -> list[str]:
             rng.choice([" ", ""]) + "[MASK]" * (rng.random() < 0.7) + rng.choice(["", text])
             for text in rng.choices(RANDOM, k=3)
         )
-        for _ in range(1000)
+        for _ in range(500)
     ]
 
 
