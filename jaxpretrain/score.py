@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from jaxpretrain.assemble import build
 from jaxpretrain.config import complete
-from jaxpretrain.data.tokenizer import Tokenizer
+from jaxpretrain.data.tokenizer_load import load_tokenizer
 from jaxpretrain.errors import UserError
 from jaxpretrain.evaluate import restored
 from jaxpretrain.evaluation import scoring
@@ -37,7 +37,7 @@ def score(workdir: AnyPath, texts: list[str], *, which: str = "best", top: int =
     if not 1 <= len(texts) <= 2:
         raise UserError(f"score takes one text or two, not {len(texts)}: put quotes around each")
     config = complete(open_run(workdir))
-    tokenizer = Tokenizer.load(workdir / "tokenizer.model")
+    tokenizer = load_tokenizer(workdir / "tokenizer.model")
     pieces = build(config, tokenizer.vocab)
     objective, say = chosen(pieces.objective.parts(), texts)
     _, params = restored(workdir, pieces, which)

@@ -88,7 +88,7 @@ def test_a_gap_and_a_hidden_token_are_one_question(model):
     "text", ["A [MASK] is here.", "A [MASK], or two.", "[MASK] is", "is [MASK]"]
 )
 def test_what_is_around_a_gap_is_encoded_as_without_it(tokenizer, text):
-    ids = scoring.encoded(tokenizer, text)
+    ids = tokenizer.encode_gaps(text, scoring.MASK)
     assert ids.count(tokenizer.vocab.mask) == 1
     place = ids.index(tokenizer.vocab.mask)
     before, after = text.split("[MASK]")
