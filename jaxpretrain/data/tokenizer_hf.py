@@ -147,9 +147,7 @@ class FastTokenizer(AnyTokenizer):
         mask = self._roles["mask"]
         if mask is None or gap not in text:
             return self.encode(text)
-        return self._typed.encode(
-            text.replace(gap, self._pieces[mask]), add_special_tokens=False
-        ).ids
+        return self._typed.encode(text.replace(gap, self._pieces[mask])).ids
 
     @cached_property
     def _typed(self) -> Any:
@@ -232,7 +230,7 @@ class FastTokenizer(AnyTokenizer):
 
 def _tried(encode: Any, texts: Sequence[str]) -> list:
     try:
-        return encode(list(texts), add_special_tokens=False)
+        return encode(list(texts))
     except TypeError:
         for text in texts:
             text.encode()  # a lone surrogate raises UnicodeEncodeError

@@ -80,7 +80,9 @@ def test_text_that_spells_a_special_piece_is_text(made, kind):
     names = tokenizer.pieces(np.flatnonzero(vocab.is_special))
     for text in ["".join(names), " ".join(names), *names]:
         ids = tokenizer.encode(text)
-        assert len(ids) and set(np.array(ids)[vocab.is_special[ids]]) <= {vocab.unk}
+        # Capitals are unknown to the small vocabulary, and a Unigram model has no rules for words.
+        unknown = {vocab.unk} if kind in ("cased", "t5") else set()
+        assert len(ids) and set(np.array(ids)[vocab.is_special[ids]]) <= unknown
         [located] = tokenizer.locate([text])
         assert located.ids.tolist() == ids
 
@@ -122,7 +124,7 @@ def vocab_of(made, kind):
 def test_words_of_wordpiece_are_those_of_the_library(made):
     theirs, vocab = librarys(made, "wordpiece"), vocab_of(made, "wordpiece")
     words = 0
-    for text in [*folders.random_texts(1500, seed=2), *folders.TEXTS, STATEMENT]:
+    for text in [*folders.random_texts(1500, seed=2), *folders.TEXTS, STATEMENT, "the\u20ac"]:
         found = theirs.encode(text, add_special_tokens=False)
         numbers = [None, *found.word_ids]
         for (before, here), number, piece in zip(
@@ -235,6 +237,10 @@ def test_roles_are_named_or_usual_or_stood_in_for(made, tmp_path):
     vocab = load_tokenizer(edited(made["wordpiece"], tmp_path / "a", named)).vocab
     assert [pieces[i] for i in (vocab.eos, vocab.bos, vocab.pad, vocab.cls)] == ["[unused2]"] * 4
     assert vocab.mask is None and pieces[vocab.unk] == "[UNK]"  # which the model names itself
+    both = {"bos_token": "[unused1]", "eos_token": "[unused2]"}
+    vocab = load_tokenizer(edited(made["wordpiece"], tmp_path / "d", both)).vocab
+    names = [pieces[getattr(vocab, role)] for role in ("bos", "eos", "cls", "sep", "pad")]
+    assert names == [f"[unused{n}]" for n in (1, 2, 1, 2, 2)]
     vocab = load_tokenizer(edited(made["wordpiece"], tmp_path / "b")).vocab
     assert [pieces[getattr(vocab, role)] for role in ("cls", "mask", "pad")] == [
         "[CLS]", "[MASK]", "[PAD]",

@@ -34,7 +34,7 @@ def bert_pieces() -> list[str]:
         *(f"##{letter}" for letter in letters),
         *(word for word in WORDS if len(word) > 1 or not word.isalpha()),
         *ENDINGS,
-        *("\u6f22", "\u5b57", "##\u3044", "\u3044", "\u044f"),
+        *("\u6f22", "\u5b57", "##\u3044", "\u3044", "\u044f", "##\u20ac"),
     ]
 
 
