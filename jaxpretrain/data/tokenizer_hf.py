@@ -29,7 +29,7 @@ from jaxpretrain.storage import AnyPath, access, path_of
 
 _PROBES = (
     "Two  words,\tThe End.\n\n \u201cnai\u0308ve\u201d caf\u00e9",
-    "\ufb01 \u6f22\u5b57 \U0001f600\u2581x",
+    "\ufb01 \u6f22\u5b57 \U0001f600x",
 )
 
 

@@ -36,6 +36,7 @@ def made(tmp_path_factory):
         ),
         "byte-level": folders.byte_level(base / "byte-level"),
         "prefixed": folders.byte_level(base / "prefixed", add_prefix_space=True),
+        "llama": folders.llama(base / "llama"),
         "t5": folders.t5(base / "t5"),
     }
 
@@ -49,7 +50,7 @@ def librarys(made, kind):
     return tokenizers.BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=lowercase)
 
 
-KINDS = ("wordpiece", "vocab.txt", "cased", "byte-level", "prefixed", "t5")
+KINDS = ("wordpiece", "vocab.txt", "cased", "byte-level", "prefixed", "llama", "t5")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -88,17 +89,18 @@ def test_text_that_spells_a_special_piece_is_text(made, kind):
 
 
 def test_byte_level_pieces_count_the_text(made):
-    exact, prefixed = (load_tokenizer(made[kind]) for kind in ("byte-level", "prefixed"))
-    assert exact.keeps_text and prefixed.keeps_text
+    kinds = ("byte-level", "prefixed", "llama")
+    exact, *prefixed = (load_tokenizer(made[kind]) for kind in kinds)
+    assert all(tokenizer.keeps_text for tokenizer in (exact, *prefixed))
     for text in [*folders.random_texts(2000, seed=1), *folders.TEXTS]:
         size = len(text.encode())
         assert exact.decode(exact.encode(text)) == text
         assert exact.vocab.piece_bytes[exact.encode(text)].sum() == size
-        counted = prefixed.vocab.piece_bytes[prefixed.encode(text)].sum()
         inserted = 1 if text and text[0] != " " else 0
-        assert counted == size + inserted, text
+        for tokenizer in prefixed:
+            assert tokenizer.vocab.piece_bytes[tokenizer.encode(text)].sum() == size + inserted
     assert exact.vocab.piece_bytes[exact.vocab.eos] == 0
-    assert prefixed.vocab.piece_bytes[prefixed.vocab.eos] == -1
+    assert all(one.vocab.piece_bytes[one.vocab.eos] == -1 for one in prefixed)
 
 
 def test_what_is_not_kept_is_counted_as_near_as_can_be(made):
@@ -148,6 +150,17 @@ def test_words_of_byte_level_pieces_are_those_of_their_text(made):
         *("The", " program", ",", " which", " isn", "'t", "\nrunning", ":"),
         *(" na\u00efve", " \u00e9lan", " \u6f22\u5b57", " ", "!"),
     ]
+
+
+def test_words_of_pieces_with_marked_spaces(made):
+    tokenizer = load_tokenizer(made["llama"])
+    ids = tokenizer.encode("the thing, is\n\u00e9 \u6f22")
+    starts = tokenizer.vocab.is_word_start[ids]
+    found = [p for p, s in zip(tokenizer.pieces(ids), starts, strict=True) if s]
+    # Of a character in bytes none starts a word, the line break is a byte too.
+    assert found == ["\u2581the", "\u2581", ",", "\u2581is", "<0x0A>", "\u2581"]
+    assert tokenizer.pieces([1, 2]) == ["<s>", "</s>"] and tokenizer.vocab.pad == 2
+    assert tokenizer.words(ids)[:3] == ["the", "'\u2581'", "th"]
 
 
 def test_sentence_ends(made):

@@ -84,6 +84,24 @@ def byte_level(folder: Path, *, add_prefix_space: bool = False) -> Path:
     return folder
 
 
+def llama(folder: Path) -> Path:
+    """A folder as Llama 2's: BPE that writes spaces as U+2581, and bytes for what it lacks."""
+    folder.mkdir(exist_ok=True)
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    pieces += ["\u2581", ".", ",", *(chr(code) for code in range(ord("a"), ord("z") + 1))]
+    merges = [("t", "h"), ("th", "e"), ("\u2581", "the"), ("i", "s"), ("\u2581", "is")]
+    pieces += [a + b for a, b in merges]
+    vocab = {piece: number for number, piece in enumerate(pieces)}
+    model = models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    made = Tokenizer(model)
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    made.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)])
+    made.add_special_tokens(["<unk>", "<s>", "</s>"])
+    made.save(str(folder / "tokenizer.json"))
+    return folder
+
+
 def t5(folder: Path) -> Path:
     """A folder as T5's: Unigram, no bos, sentinels whose ids run downwards."""
     folder.mkdir(exist_ok=True)
