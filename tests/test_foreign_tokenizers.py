@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxpretrain.assemble import assemble, prepare_store
+from jaxpretrain.data.prepare import prepare
 from jaxpretrain.data.store import Store
 from jaxpretrain.data.tasks_rows import Answer, Item
 from jaxpretrain.data.tokenizer_load import load_tokenizer
@@ -20,6 +21,7 @@ from jaxpretrain.main import main
 from jaxpretrain.train import train
 from support import hf_tokenizers as folders
 from support import tiny_run
+from support.tiny_source import Tiny, topics
 
 MAKE = {"mlm": folders.wordpiece, "clm": folders.byte_level}
 
@@ -32,7 +34,6 @@ def run(request, tmp_path_factory):
     options = {
         "objective__name": request.param,
         "tokenizer__file": str(folder),
-        "store__workers": 1 if request.param == "mlm" else 2,
         "data__length": 64,
     }
     if request.param == "mlm":
@@ -64,6 +65,14 @@ def test_a_store_has_the_ids_of_the_library_in_frames(run):
     assert sorted(found) == wanted
 
 
+def test_worker_processes_read_the_same_tokenizer(run, tmp_path):
+    _, _, folder = run
+    how = {"sources": {"docs": Tiny(texts=topics(3, 12))}, "tokenizer_args": {"file": str(folder)}}
+    here = prepare(tmp_path / "here", **how, workers=1, progress=False)
+    there = prepare(tmp_path / "there", **how, workers=2, progress=False)
+    assert here.manifest["sha256"] == there.manifest["sha256"]
+
+
 def test_a_run_learns_resumes_and_is_evaluated(run, capsys):
     config, workdir, folder = run
     assert (workdir / "tokenizer.model").read_bytes() == load_tokenizer(folder).model_bytes
@@ -85,14 +94,18 @@ def test_a_run_learns_resumes_and_is_evaluated(run, capsys):
     assert ("[MASK]" in capsys.readouterr().out) == (name == "mlm")
 
 
-def test_examples_are_sentences(run):
+def test_sentences_end_where_a_piece_ends_one_or_the_document_ends(run):
     config, _, _ = run
     store = Store.open(config.store.path)
     vocab, tokens = store.tokenizer.vocab, store.sets("train")[0].read(0, 20_000)
-    found = sentences(tokens, vocab, shortest=4, longest=60)
-    assert len(found) > 20 and not any(vocab.is_special[one].any() for one in found)
-    texts = [store.tokenizer.decode(one).rstrip() for one in found]
-    assert np.mean([text[-1:] in ".!?)\"'" for text in texts]) > 0.3
+    ordinary = ~vocab.is_special[tokens]
+    found = sentences(tokens, vocab, shortest=1, longest=20_000)
+    assert np.concatenate(found).tolist() == tokens[ordinary].tolist() and len(found) > 50
+    text = tokens[ordinary]
+    before_special = np.append(~ordinary[1:], True)[ordinary]
+    ends = set((np.cumsum([len(one) for one in found]) - 1).tolist())
+    for place in range(len(text) - 1):
+        assert (place in ends) == (vocab.is_sentence_end[text[place]] or before_special[place])
 
 
 def test_another_tokenizer_is_another_store(run, tmp_path):
