@@ -8,8 +8,8 @@ from jaxpretrain.types import Batch
 
 def vocabulary(size: int) -> Vocab:
     """The layout of the project's tokenizers, with a word start at every third piece."""
-    place, ids = np.arange(size), special_ids()
-    text = place >= ids["first_regular"]
+    place, ids = np.arange(size), special_ids(size)
+    text = ~ids["is_special"]
     return Vocab(
         size=size,
         **ids,
@@ -22,7 +22,7 @@ def vocabulary(size: int) -> Vocab:
 def text(rows: int, length: int, vocab: Vocab) -> Batch:
     """Full rows of random tokens, each of a document of its own."""
     rng = np.random.default_rng(0)
-    tokens = rng.integers(vocab.first_regular, vocab.size, (rows, length)).astype(np.int32)
+    tokens = rng.choice(vocab.ordinary, (rows, length)).astype(np.int32)
     numbers = np.arange(rows, dtype=np.int32)
     return Batch(
         tokens=tokens,

@@ -229,12 +229,14 @@ def describe(pieces: Pieces, found: dict) -> list[str]:
     lines += [
         f"  {k:<15} {v:.4f}" for k, v in found["parts"].items() if k not in shown and v is not None
     ]
+    exact = pieces.store.tokenizer.keeps_text
+    about = "" if exact else " (about: the tokenizer does not keep text as it is)"
     if per_byte[0] is not None:
-        lines.append(f"  bits per byte   {per_byte[0]:.4f}")
+        lines.append(f"  bits per byte   {per_byte[0]:.4f}{about}")
     elif per_byte[1] is not None:
         lines.append(
             f"  bits per byte   {per_byte[1]:.4f} of the hidden text, given the visible text "
-            "(not a likelihood of the whole)"
+            f"(not a likelihood of the whole){about}"
         )
     lines += [f"  under {name:<9} {one['loss']:.4f} nats" for name, one in found["others"].items()]
     return lines

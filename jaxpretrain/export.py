@@ -10,7 +10,7 @@ from jaxpretrain.interop.card import Facts, card
 from jaxpretrain.interop.families import FAMILIES
 from jaxpretrain.interop.folder import write_model
 from jaxpretrain.interop.huggingface import class_of, export_model
-from jaxpretrain.interop.tokenizer_json import fast_tokenizer
+from jaxpretrain.interop.tokenizer_json import tokenizer_files
 from jaxpretrain.models.config import TransformerConfig
 from jaxpretrain.objectives.base import Objective
 from jaxpretrain.objectives.contrastive import Contrastive
@@ -148,7 +148,7 @@ def beside(
         left_out=left_out,
     )
     found = {"README.md": card(facts)}
-    found |= fast_tokenizer(
+    found |= tokenizer_files(
         run.tokenizer,
         enclosing=enclosed(first),
         has_types=part.config.token_types > 1,

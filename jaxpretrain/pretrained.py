@@ -52,7 +52,7 @@ class Pretrained(NamedTuple):
             UserError: no tokens, or more than the model has positions for; a gap, and the
                 tokenizer has no mask.
         """
-        ids = self.tokenizer.enclosed(text)
+        ids = self.tokenizer.enclosed(text, MASK)
         config = self.backbone.config
         if not ids:
             raise UserError("there is no text to score")
@@ -101,7 +101,7 @@ class Pretrained(NamedTuple):
         found = []
         for row in p[ids == self.tokenizer.vocab.mask]:
             best = np.argsort(-row, kind="stable")[:top]
-            words = [self.tokenizer.shown(int(piece)) for piece in best]
+            words = self.tokenizer.words(best)
             found.append([(word, float(row[i])) for word, i in zip(words, best, strict=True)])
         return found
 

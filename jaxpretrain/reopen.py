@@ -7,7 +7,8 @@ from ml_collections import ConfigDict
 from jaxpretrain.assemble import Pieces, build
 from jaxpretrain.checkpoint import Checkpoints, Damaged
 from jaxpretrain.config import complete
-from jaxpretrain.data.tokenizer import Tokenizer
+from jaxpretrain.data.tokenizer_base import AnyTokenizer
+from jaxpretrain.data.tokenizer_load import load_tokenizer
 from jaxpretrain.errors import UserError
 from jaxpretrain.objectives import Objective
 from jaxpretrain.storage import AnyPath, access
@@ -26,7 +27,7 @@ class Opened(NamedTuple):
     """
 
     config: ConfigDict
-    tokenizer: Tokenizer
+    tokenizer: AnyTokenizer
     objective: Objective
     params: dict
     step: int
@@ -39,7 +40,7 @@ def opened(workdir: AnyPath, which: str) -> Opened:
         UserError: the folder holds no run, or no checkpoint that is good.
     """
     config = complete(open_run(workdir))
-    tokenizer = Tokenizer.load(workdir / "tokenizer.model")
+    tokenizer = load_tokenizer(workdir / "tokenizer.model")
     pieces = build(config, tokenizer.vocab)
     step, params = restored(workdir, pieces, which)
     return Opened(config, tokenizer, pieces.objective, params, step)

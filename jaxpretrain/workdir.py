@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from jaxpretrain.config import complete
-from jaxpretrain.data.tokenizer import Tokenizer
+from jaxpretrain.data.tokenizer_base import AnyTokenizer
 from jaxpretrain.errors import UserError
 from jaxpretrain.lease import SECONDS, Held, lease
 from jaxpretrain.processes import say
@@ -103,7 +103,10 @@ def sole_use(workdir: AnyPath, lease_seconds: float = SECONDS) -> Iterator[Calla
 
 
 def claim_workdir(
-    workdir: AnyPath, config: Mapping[str, Any], tokenizer: Tokenizer, identity: Mapping[str, str]
+    workdir: AnyPath,
+    config: Mapping[str, Any],
+    tokenizer: AnyTokenizer,
+    identity: Mapping[str, str],
 ) -> None:
     """Writes into an empty workdir what the run is, or checks that a used one is of the same run.
 

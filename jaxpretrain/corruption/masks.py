@@ -4,7 +4,7 @@ Pure JAX functions of one row, to be mapped over rows with `jax.vmap`; every sha
 the number of hidden tokens is a number of *used* slots out of a fixed number of slots.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,17 @@ class Choice(NamedTuple):
 
     slots: Array
     used: Array
+
+
+def maskable(tokens: Array, segments: Array, is_special: Array) -> Array:
+    """Which tokens of rows are text: neither padding nor special pieces.
+
+    Args:
+        tokens: int32 ``[...]``.
+        segments: int32 ``[...]``, 0 at padding.
+        is_special: bool ``[vocab]``.
+    """
+    return ~jnp.asarray(is_special)[tokens] & (segments > 0)
 
 
 def budget(eligible: Array, rate: Array | float) -> Array:
@@ -118,15 +129,23 @@ def replace_tokens(
     *,
     mask_share: float,
     random_share: float,
-    mask_id: int,
-    first_regular: int,
-    vocab_size: int,
+    mask_id: int | None,
+    ordinary: Array,
 ) -> Array:
     """BERT's corruption of the chosen tokens (Devlin et al. 2019, arXiv:1810.04805).
 
     Each used slot becomes the mask token with probability `mask_share`, a token drawn uniformly
-    from the ordinary pieces ``[first_regular, vocab_size)`` with probability `random_share`, and
-    stays as it is otherwise; decided for each token by itself.
+    from the ordinary pieces with probability `random_share`, and stays as it is otherwise; decided
+    for each token by itself.
+
+    Args:
+        key: PRNG key.
+        tokens: int32 ``[length]``.
+        choice: of its positions.
+        mask_share: see above.
+        random_share: see above.
+        mask_id: the mask token; None will do where none is shown.
+        ordinary: int32, the ids of the ordinary pieces.
 
     Returns:
         int32 ``[length]``, the tokens with the chosen ones replaced.
@@ -134,8 +153,22 @@ def replace_tokens(
     lot_key, token_key = jax.random.split(key)
     shape = choice.slots.shape
     lot = jax.random.uniform(lot_key, shape)
-    drawn = jax.random.randint(token_key, shape, first_regular, vocab_size, tokens.dtype)
+    drawn = random_tokens(token_key, shape, ordinary, tokens.dtype)
     original = tokens[choice.slots]
     new = jnp.where(lot < mask_share + random_share, drawn, original)
-    new = jnp.where(lot < mask_share, jnp.asarray(mask_id, tokens.dtype), new)
+    if mask_share:
+        new = jnp.where(lot < mask_share, jnp.asarray(mask_id, tokens.dtype), new)
     return tokens.at[choice.slots].set(jnp.where(choice.used, new, original))
+
+
+def random_tokens(key: Array, shape: tuple[int, ...], ordinary: Array, dtype: Any) -> Array:
+    """Tokens drawn uniformly from the ordinary pieces.
+
+    Args:
+        key: PRNG key.
+        shape: of the result.
+        ordinary: int32, the ids of the ordinary pieces.
+        dtype: of the result.
+    """
+    place = jax.random.randint(key, shape, 0, len(ordinary), dtype)
+    return jnp.asarray(ordinary, dtype)[place]

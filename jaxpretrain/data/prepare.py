@@ -33,6 +33,8 @@ from jaxpretrain.data.shards import (
 from jaxpretrain.data.sources_base import Part, Source
 from jaxpretrain.data.store import FORMAT, MANIFEST, REQUEST, TOKENIZER, Store, manifest_sha256
 from jaxpretrain.data.tokenizer import Tokenizer
+from jaxpretrain.data.tokenizer_base import AnyTokenizer
+from jaxpretrain.data.tokenizer_load import load_tokenizer
 from jaxpretrain.errors import UserError
 
 _SAMPLED_AT_ONCE = 32
@@ -56,7 +58,8 @@ def prepare(
         sources: by the names that the store's folders get.
         tokenizer_args: `vocab_size`, `kind` and `character_coverage` as in `Tokenizer.train`;
             `train_bytes`, how much text of the train split to train on (a fixed sample, spread
-            over the parts; default 20 million); or `file`, a model to use instead of training.
+            over the parts; default 20 million); or `file`, what `load_tokenizer` reads, to use
+            instead of training.
         validation_fraction: of the documents, chosen by a hash of their text.
         test_fraction: likewise.
         workers: processes; 0 is one for each CPU core. The store does not depend on it.
@@ -99,16 +102,16 @@ def _tokenizer(
     training: dict,
     model_file: str,
     shown: Progress,
-) -> Tokenizer:
+) -> AnyTokenizer:
     """The store's tokenizer: there already, loaded, or trained."""
     target = path / TOKENIZER
     if target.exists():
         try:
-            return Tokenizer.load(target)
+            return load_tokenizer(target)
         except UserError:
             shown.say(f"{target} is damaged, making it again")
     if model_file:
-        tokenizer = Tokenizer.load(model_file)
+        tokenizer = load_tokenizer(model_file)
     else:
         arguments = dict(training)
         shown.say("reading text to train the tokenizer on")
@@ -177,7 +180,7 @@ def _records(
     request: dict,
     parts: Mapping[str, Sequence[Part]],
     split: dict,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     workers: int,
     shown: Progress,
 ) -> dict[str, list[dict]]:
@@ -209,7 +212,7 @@ def _write_manifest(
     request: dict,
     sources: Mapping[str, Source],
     records: dict[str, list[dict]],
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
 ) -> None:
     summaries, files = {}, {}
     for name in (TOKENIZER, REQUEST):

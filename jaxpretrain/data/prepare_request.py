@@ -19,7 +19,8 @@ from typing import Literal
 from jaxpretrain.data.shards import write_json
 from jaxpretrain.data.sources_base import Part, Source
 from jaxpretrain.data.store import FORMAT, MANIFEST, REQUEST, TOKENIZER, read_manifest
-from jaxpretrain.data.tokenizer import SMALLEST_VOCAB, Tokenizer
+from jaxpretrain.data.tokenizer import SMALLEST_VOCAB
+from jaxpretrain.data.tokenizer_load import load_tokenizer
 from jaxpretrain.errors import UserError
 
 _SOURCE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -71,7 +72,7 @@ def tokenizer_request(
 ) -> tuple[dict, str]:
     """What identifies the tokenizer, and the file to load it from if there is one."""
     if file:
-        return {"file_sha256": Tokenizer.load(file).sha256}, file
+        return {"file_sha256": load_tokenizer(file).sha256}, file
     if vocab_size < SMALLEST_VOCAB:
         raise UserError(
             f"tokenizer vocab_size is {vocab_size}: special pieces, newline and bytes alone are "

@@ -15,7 +15,8 @@ from jaxpretrain.data.progress import Progress
 from jaxpretrain.data.shards import write_part
 from jaxpretrain.data.sources_base import Part
 from jaxpretrain.data.store import TOKENIZER
-from jaxpretrain.data.tokenizer import Tokenizer
+from jaxpretrain.data.tokenizer_base import AnyTokenizer
+from jaxpretrain.data.tokenizer_load import load_tokenizer
 from jaxpretrain.errors import UserError
 
 _READY, _REPORT, _DONE, _FAILED = "ready", "report", "done", "failed"  # what a worker says
@@ -33,7 +34,7 @@ class Task(NamedTuple):
 def write_parts(
     path: Path,
     tasks: Sequence[Task],
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     split: dict[str, float],
     workers: int,
     shown: Progress,
@@ -140,7 +141,7 @@ def _work(connection: Connection, path: Path, split: dict[str, float]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process stops the workers
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
-        tokenizer = Tokenizer.load(path / TOKENIZER)
+        tokenizer = load_tokenizer(path / TOKENIZER)
         connection.send((_READY,))
         while True:
             record = _write(
@@ -166,7 +167,7 @@ def _die_with_parent() -> None:
 def _write(
     path: Path,
     task: Task,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     split: dict[str, float],
     report: Callable[[int, int], None],
 ) -> dict:

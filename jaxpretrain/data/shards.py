@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jaxpretrain.data.sources_base import Part
-from jaxpretrain.data.tokenizer import Tokenizer
+from jaxpretrain.data.tokenizer_base import AnyTokenizer
 from jaxpretrain.errors import UserError
 from jaxpretrain.storage import write
 
@@ -61,7 +61,7 @@ def write_part(
     part: Part,
     *,
     fingerprint: str,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     validation_fraction: float,
     test_fraction: float,
     report: Callable[[int, int], None] = lambda documents, text_bytes: None,
@@ -158,7 +158,7 @@ class HashedFile:
 class _Shard:
     """The three files of one part × split. Texts are tokenized many at a time."""
 
-    def __init__(self, stem: Path, tokenizer: Tokenizer, report: Callable[[int, int], None]):
+    def __init__(self, stem: Path, tokenizer: AnyTokenizer, report: Callable[[int, int], None]):
         self.totals = {"documents": 0, "tokens": 0, "text_bytes": 0}
         self._tokenizer, self._report = tokenizer, report
         self._vocab = tokenizer.vocab

@@ -1,6 +1,7 @@
 """The token store: what `prepare` wrote, read through memory maps.
 
-    manifest.json, tokenizer.model
+    manifest.json
+    tokenizer.model                   of either kind: `tokenizer_load` tells by the content
     prepare.json                      what `prepare` was asked for
     <source>/<part>-<split>.tokens    uint16 or uint32: documents end to end, [bos] tokens [eos]
     <source>/<part>-<split>.ends      int64 [documents]: where each ends in the shard, in tokens
@@ -23,7 +24,8 @@ from typing import Literal
 import numpy as np
 
 from jaxpretrain.data.shards import SPLITS
-from jaxpretrain.data.tokenizer import Tokenizer
+from jaxpretrain.data.tokenizer_base import AnyTokenizer
+from jaxpretrain.data.tokenizer_load import load_tokenizer
 from jaxpretrain.errors import UserError
 
 FORMAT = 1
@@ -126,10 +128,10 @@ class Store:
     Attributes:
         path: its folder.
         manifest: as read; ``manifest["sha256"]`` identifies the store.
-        tokenizer: the `Tokenizer` it was written with.
+        tokenizer: the `AnyTokenizer` it was written with.
     """
 
-    def __init__(self, path: Path, manifest: dict, tokenizer: Tokenizer):
+    def __init__(self, path: Path, manifest: dict, tokenizer: AnyTokenizer):
         self.path, self.manifest, self.tokenizer = path, manifest, tokenizer
         self._sets = {
             split: [
@@ -173,7 +175,7 @@ class Store:
                 f"token store {path}: {', '.join(faults[:3])}{more}; delete what is damaged and "
                 "run prepare again, which writes only what is missing"
             )
-        return cls(path, manifest, Tokenizer.load(path / TOKENIZER))
+        return cls(path, manifest, load_tokenizer(path / TOKENIZER))
 
     def sets(self, split: Split) -> list[TokenSet]:
         """The sets of a split, one for each source in the config's order; some may be empty."""

@@ -6,11 +6,8 @@ that word anywhere else. Decoding takes those spaces out again, so the round tri
 Unicode text, and no text produces a special piece, not even one that spells its name.
 """
 
-import hashlib
 import io
-import os
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Literal
@@ -19,9 +16,16 @@ import numpy as np
 import sentencepiece
 
 from jaxpretrain.data.model_file import with_exact_scores
+from jaxpretrain.data.tokenizer_base import (
+    AnyTokenizer,
+    Located,
+    checked_ids,
+    ends_sentence,
+    starts_word,
+    table,
+)
 from jaxpretrain.data.vocab import NAMES, SPECIAL, Vocab, special_ids
 from jaxpretrain.errors import UserError
-from jaxpretrain.storage import access, path_of, write
 
 SMALLEST_VOCAB = len(SPECIAL) + 1 + 256  # and a newline and the bytes
 # SentencePiece writes a space as U+2581, so it cannot carry that character itself: `encode` splices
@@ -39,14 +43,9 @@ STRETCH = 8192
 _THREADS = 8
 
 _LINE_START = re.compile("^ ", re.MULTILINE)
-_SENTENCE_END = re.compile(
-    r"[.!?\u2026\u203d\u3002\uff01\uff0e\uff1f\uff61\u061f\u06d4\u0964\u0965]"
-    r"[\"')\]}\u00bb\u2019\u201d\u300d\u300f\uff09]*\Z|\n"
-)
-_UNSPACED = {"CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR"}
 
 
-class Tokenizer:
+class Tokenizer(AnyTokenizer):
     """A SentencePiece model with the special pieces of `NAMES`, which have the lowest ids.
 
     A newline before a non-empty line is the piece ``"\\n"``; one before an empty line, or at the
@@ -55,8 +54,6 @@ class Tokenizer:
 
     Attributes:
         model_bytes: the SentencePiece model file.
-        sha256: of `model_bytes`, in hex.
-        vocab: the `Vocab`.
     """
 
     def __init__(self, model_bytes: bytes, *, name: str = "the tokenizer model"):
@@ -152,34 +149,8 @@ class Tokenizer:
         data = model.getvalue()
         return cls(with_exact_scores(data, STRETCH) if kind == "unigram" else data)
 
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> "Tokenizer":
-        """Reads a model file that `save` wrote.
-
-        Raises:
-            UserError: the file cannot be read or is not such a model.
-        """
-        with access(f"read the tokenizer {path}"):
-            data = path_of(path).read_bytes()
-        return cls(data, name=f"the tokenizer {path}")
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes the model file, whole or not at all."""
-        write(path_of(path), self.model_bytes)
-
-    @cached_property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.model_bytes).hexdigest()
-
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Encodes texts and lays their ids end to end; the fast way to encode many.
-
-        Args:
-            texts: Unicode without lone surrogates (those raise UnicodeEncodeError).
-
-        Returns:
-            The ids, int32 [total], and where each text's ids end among them, int64 [texts].
-        """
+        """See `AnyTokenizer`."""
         stretches: list[str] = []
         splices: list[int] = []
         last: list[int] = []
@@ -219,29 +190,51 @@ class Tokenizer:
         flat[before[newline[before]]] = self._blank
         return flat[~dropped], ends - np.searchsorted(places, ends)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Encodes texts: int32 [tokens] for each, without bos and eos."""
-        flat, ends = self.encode_flat(texts)
-        starts = [0, *ends.tolist()]
-        return [flat[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
-
-    def encode(self, text: str) -> list[int]:
-        """Encodes one text, without bos and eos."""
-        return self.encode_flat([text])[0].tolist()
-
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of ids. Special ids vanish; ids of a broken character give U+FFFD."""
-        ids = np.asarray(ids, np.int64).reshape(-1)
-        if ids.size and not 0 <= ids.min() <= ids.max() < len(self._model):
-            raise ValueError(f"ids must lie in [0, {len(self._model)}): {ids.min()}…{ids.max()}")
+        """See `AnyTokenizer`."""
+        ids = checked_ids(ids, len(self._model))
         return _LINE_START.sub("", self._model.Decode(ids[ids >= len(SPECIAL)].tolist()))
 
     def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
-        """The pieces of ids as the model writes them, special ones too."""
+        """See `AnyTokenizer`."""
         return [self._model.IdToPiece(int(number)) for number in ids]
+
+    def words(self, ids: Sequence[int] | np.ndarray) -> list[str]:
+        """See `AnyTokenizer`."""
+        return [p.replace(_SPACE, " ").strip() or repr(p) for p in self.pieces(ids)]
+
+    def encode_gaps(self, text: str, gap: str) -> list[int]:
+        """See `AnyTokenizer`."""
+        first, *others = re.split(f" *{re.escape(gap)}", text)
+        ids = self.encode(first)
+        # A text begins with a space of the tokenizer's own, and what is behind a gap is no
+        # beginning: it is encoded behind a character that is in no piece.
+        lead = len(self.encode(_SPACE))
+        for part in others:
+            ids += [self.vocab.mask, *self.encode(_SPACE + part)[lead:]]
+        return ids
+
+    def locate(self, texts: Sequence[str]) -> list[Located]:
+        """See `AnyTokenizer`; a newline is nothing, like a space."""
+        return [Located(ids, *self._places(ids)) for ids in self.encode_batch(texts)]
+
+    def _places(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        sizes = self.vocab.piece_bytes[ids]
+        pieces = self.pieces(ids)
+        # A space is put before the text, but for one that begins with an empty line.
+        ends = np.cumsum(sizes) - (1 if pieces and pieces[0].startswith(_SPACE) else 0)
+        spaces = [len(piece) - len(piece.lstrip(_SPACE)) for piece in pieces]
+        begins = ends - sizes + np.minimum(spaces, sizes)
+        return np.maximum(begins, 0), ends
+
+    @property
+    def keeps_text(self) -> bool:
+        """See `AnyTokenizer`: of any Unicode text."""
+        return True
 
     @cached_property
     def vocab(self) -> Vocab:
+        """See `AnyTokenizer`."""
         size = len(self._model)
         texts = [self._text(number) for number in range(size)]
         lengths = [0 if text is None else len(text) for text in texts]
@@ -250,10 +243,10 @@ class Tokenizer:
         strings = ["" if text is None else text.decode(errors="ignore") for text in texts]
         return Vocab(
             size=size,
-            is_word_start=_table([_starts_word(s) for s in strings], bool),
-            is_sentence_end=_table([bool(_SENTENCE_END.search(s)) for s in strings], bool),
-            piece_bytes=_table(lengths, np.int32),
-            **special_ids(),
+            is_word_start=table([starts_word(s) for s in strings], bool),
+            is_sentence_end=table([ends_sentence(s) for s in strings], bool),
+            piece_bytes=table(lengths, np.int32),
+            **special_ids(size),
         )
 
     def _text(self, number: int) -> bytes | None:
@@ -264,22 +257,6 @@ class Tokenizer:
         if self._model.IsByte(number):
             return bytes([int(piece[3:5], 16)])
         return piece.replace(_SPACE, " ").encode()
-
-
-def _table(values: list, dtype: type) -> np.ndarray:
-    table = np.array(values, dtype)
-    table.flags.writeable = False
-    return table
-
-
-def _starts_word(text: str) -> bool:
-    if not text:
-        return False
-    first = text[0]
-    if unicodedata.name(first, "").split(" ")[0] in _UNSPACED:
-        return not unicodedata.category(first).startswith("M")
-    category = unicodedata.category(first)
-    return category[0] not in "LMN" and category != "Cf"  # Cf: joiners are inside words
 
 
 def _mark_lines(text: str) -> str:

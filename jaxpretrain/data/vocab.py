@@ -1,6 +1,8 @@
 """The vocabulary as device code sees it: the ids of the special pieces and tables over all ids."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -32,12 +34,15 @@ class Vocab:
 
     Attributes:
         size: number of ids.
-        pad, unk, bos, eos, cls, sep, mask: ids of the special pieces. Text never gives `unk`.
-        sentinels: 100 ids, ``<extra_id_0>`` first.
-        fim_prefix, fim_middle, fim_suffix: ids for fill-in-the-middle.
-        mode_r, mode_s, mode_x: ids of UL2's mode tokens, ``[NLU]``, ``[S2S]`` and ``[NLG]``.
-        first_regular: ids from here on stand for text (a newline, single bytes, pieces of text);
-            all below are special.
+        is_special: bool [size]; the other ids stand for text (a newline, single bytes, pieces of
+            text). In our own vocabulary the special ones are the lowest.
+        pad, bos, eos, cls, sep: ids of the special pieces that every vocabulary has; one id may be
+            several of them.
+        unk, mask: likewise, or None. Text never gives `unk`, but for tokenizers of others.
+        sentinels: 100 ids, ``<extra_id_0>`` first; another number, or none, in those of others.
+        fim_prefix, fim_middle, fim_suffix: ids for fill-in-the-middle, or None.
+        mode_r, mode_s, mode_x: ids of UL2's mode tokens, ``[NLU]``, ``[S2S]`` and ``[NLG]``, or
+            None.
         is_word_start: bool [size]; the piece begins with a space, is a newline, or begins with a
             character that is no letter, mark or digit (punctuation is a word of its own). In the
             scripts that are written without spaces (Chinese, Japanese, Thai …) every piece starts
@@ -48,34 +53,42 @@ class Vocab:
         piece_bytes: int32 [size]; bytes of UTF-8 text that the piece stands for, 0 for special
             pieces. ``"\\n"`` counts 0 and `eos` -1, to make up for the spaces put before lines; so
             the sum over a stored document is its text's size (1 less where that is empty or begins
-            with a newline).
+            with a newline). For tokenizers of others see `tokenizer_hf`.
+        owner: what error messages call the tokenizer.
     """
 
     size: int
+    is_special: np.ndarray
     pad: int
-    unk: int
+    unk: int | None
     bos: int
     eos: int
     cls: int
     sep: int
-    mask: int
+    mask: int | None
     sentinels: tuple[int, ...]
-    fim_prefix: int
-    fim_middle: int
-    fim_suffix: int
-    mode_r: int
-    mode_s: int
-    mode_x: int
-    first_regular: int
+    fim_prefix: int | None
+    fim_middle: int | None
+    fim_suffix: int | None
+    mode_r: int | None
+    mode_s: int | None
+    mode_x: int | None
     is_word_start: np.ndarray
     is_sentence_end: np.ndarray
     piece_bytes: np.ndarray
+    owner: str = "the SentencePiece tokenizer"
+
+    @cached_property
+    def ordinary(self) -> np.ndarray:
+        """The ids that are not special, int32, ascending: what random tokens are drawn from."""
+        return np.flatnonzero(~self.is_special).astype(np.int32)
 
 
-def special_ids(sentinels: int = SENTINELS) -> dict[str, int | tuple[int, ...]]:
-    """The ids of the special pieces, and `first_regular` after them, by their names in `Vocab`.
+def special_ids(size: int, sentinels: int = SENTINELS) -> dict[str, Any]:
+    """The ids of the special pieces and `is_special`, by their names in `Vocab`.
 
     Args:
+        size: number of ids, the special ones first.
         sentinels: how many there are, in a vocabulary that is not the project's own.
     """
     ids, free = {}, 0
@@ -84,7 +97,7 @@ def special_ids(sentinels: int = SENTINELS) -> dict[str, int | tuple[int, ...]]:
             ids[name], free = free, free + 1
         else:
             ids[name], free = tuple(range(free, free + sentinels)), free + sentinels
-    return ids | {"first_regular": free}
+    return ids | {"is_special": np.arange(size) < free}
 
 
 def blank_vocab(size: int) -> Vocab:
@@ -99,5 +112,5 @@ def blank_vocab(size: int) -> Vocab:
         is_word_start=nothing,
         is_sentence_end=nothing,
         piece_bytes=nothing.astype(np.int32),
-        **special_ids(),
+        **special_ids(size),
     )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpretrain.data.tasks_rows import Item
-from jaxpretrain.data.tokenizer import Tokenizer
+from jaxpretrain.data.tokenizer_base import AnyTokenizer
 from jaxpretrain.evaluation.finetune import Learner, head_scores
 from jaxpretrain.evaluation.reading import Rows, in_batches, padded, room_for_text, stream
 from jaxpretrain.evaluation.scoring import enclosing
@@ -43,7 +43,7 @@ class Windows(NamedTuple):
 
 
 def windows(
-    objective: Objective, tokenizer: Tokenizer, items: Sequence[Item], length: int
+    objective: Objective, tokenizer: AnyTokenizer, items: Sequence[Item], length: int
 ) -> Windows:
     """Cuts contexts into windows; the first of several answers is the target.
 
@@ -58,10 +58,10 @@ def windows(
     room = room_for_text(objective, length, 2)
     made, owners, places, targets = [], [], [], []
     questions = tokenizer.encode_batch([item.texts[0] for item in items])
-    contexts = tokenizer.encode_batch([item.texts[1] for item in items])
-    for owner, (item, asked, context) in enumerate(zip(items, questions, contexts, strict=True)):
+    contexts = tokenizer.locate([item.texts[1] for item in items])
+    for owner, (item, asked, located) in enumerate(zip(items, questions, contexts, strict=True)):
         asked = asked[: room // 2].tolist()
-        begins, ends = token_bytes(tokenizer, context)
+        context, begins, ends = located
         size = room - len(asked)
         before = len(asked) + 2
         for start in range(0, max(len(context) - size // 2, 1), max(size // 2, 1)):
@@ -77,18 +77,6 @@ def windows(
         found[0, number, before : before + len(low)] = low
         found[1, number, before : before + len(high)] = high
     return Windows(rows, np.array(owners), found[0], found[1], np.array(targets, np.int32))
-
-
-def token_bytes(tokenizer: Tokenizer, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each token of a text begins and ends, in bytes of the text; without the spaces before
-    its words."""
-    sizes = tokenizer.vocab.piece_bytes[ids]
-    pieces = tokenizer.pieces(ids)
-    # The tokenizer puts a space before the text, but for one that begins with an empty line.
-    ends = np.cumsum(sizes) - (1 if pieces and pieces[0].startswith("▁") else 0)
-    spaces = [len(piece) - len(piece.lstrip("▁")) for piece in pieces]
-    begins = ends - sizes + np.minimum(spaces, sizes)
-    return np.maximum(begins, 0), ends
 
 
 def best_spans(

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxpretrain.data.tasks import TaskSource
 from jaxpretrain.data.tasks_rows import Item, TaskRows
-from jaxpretrain.data.tokenizer import Tokenizer
+from jaxpretrain.data.tokenizer_base import AnyTokenizer
 from jaxpretrain.errors import UserError
 from jaxpretrain.evaluation import answers, measures
 from jaxpretrain.evaluation.finetune import Labeller, chosen_rate, rates
@@ -41,7 +41,7 @@ class Model(NamedTuple):
 
     objective: Objective
     params: dict
-    tokenizer: Tokenizer
+    tokenizer: AnyTokenizer
     length: int
     whole: object = None
 

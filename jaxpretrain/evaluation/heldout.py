@@ -86,7 +86,7 @@ def held_out(
         loss=float(total_loss(terms, sums)),
         accuracy=parts.get("accuracy"),
         unigram_loss=(
-            unigram_loss(targets, train_counts, objective.vocab.first_regular) if tokens else None
+            unigram_loss(targets, train_counts, objective.vocab.is_special) if tokens else None
         ),
         token_loss=parts[objective.token_term] if tokens else None,
         bits_per_byte=bits if objective.is_likelihood else None,
@@ -114,7 +114,7 @@ def loss_replicates(objective: Objective, by_batch: Sequence[Sums]) -> np.ndarra
 
 
 def unigram_loss(
-    target_counts: Sequence[float], train_counts: Sequence[int], first_regular: int
+    target_counts: Sequence[float], train_counts: Sequence[int], is_special: np.ndarray
 ) -> float:
     """Mean nats per target under the training tokens' frequencies, add-one smoothed.
 
@@ -123,10 +123,10 @@ def unigram_loss(
     Args:
         target_counts: ``[vocab]``.
         train_counts: ``[vocab]``.
-        first_regular: first ordinary piece.
+        is_special: bool ``[vocab]``.
     """
     target_counts = np.asarray(target_counts, np.float64)
-    possible = (np.arange(len(target_counts)) >= first_regular) | (target_counts > 0)
+    possible = ~is_special | (target_counts > 0)
     smoothed = np.where(possible, np.asarray(train_counts, np.float64) + 1, 0)
     log_p = np.log(np.where(possible, smoothed, 1) / smoothed.sum())
     return float(-(target_counts * log_p).sum() / max(target_counts.sum(), 1))

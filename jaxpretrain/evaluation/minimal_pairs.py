@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpretrain.data.tokenizer import Tokenizer
+from jaxpretrain.data.tokenizer_base import AnyTokenizer
 from jaxpretrain.errors import UserError
 from jaxpretrain.evaluation.scoring import row_of
 from jaxpretrain.objectives.base import Objective
@@ -24,7 +24,7 @@ def can_judge(objective: Objective) -> bool:
 def sentence_nats(
     objective: Objective,
     params: dict,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     texts: Sequence[str],
     *,
     length: int,
@@ -53,7 +53,7 @@ def sentence_nats(
     rows = [row_of(objective, tokenizer, text, length=length).ids for text in texts]
     # To the next multiple of 8: few shapes to compile.
     width = -(-max(map(len, rows)) // 8) * 8
-    owners, inputs, slots, targets = [], [], [], []
+    owners, inputs, slots, targets, sizes = [], [], [], [], []
     for owner, ids in enumerate(rows):
         places = np.arange(1, len(ids) - 1) if masked else np.arange(len(ids) - 1)
         if masked:
@@ -62,11 +62,13 @@ def sentence_nats(
                 shown[place] = vocab.mask
                 owners.append(owner)
                 inputs.append(_padded(shown, width, vocab.pad))
+                sizes.append(len(ids))
                 slots.append([place])
                 targets.append([ids[place]])
         else:
             owners.append(owner)
             inputs.append(_padded(ids[:-1], width, vocab.pad))
+            sizes.append(len(ids) - 1)
             slots.append(_padded(places, width, -1))
             targets.append(_padded(ids[1:], width, vocab.pad))
 
@@ -76,12 +78,12 @@ def sentence_nats(
     places = jnp.minimum(jnp.arange(width), there - 1)
 
     @jax.jit
-    def nats(params, inputs, slots, targets):
+    def nats(params, inputs, sizes, slots, targets):
         positions = jnp.broadcast_to(places, inputs.shape)
         hidden = objective.backbone.encode(
             params,
             inputs,
-            (inputs != vocab.pad).astype(jnp.int32),
+            (jnp.arange(width) < sizes[:, None]).astype(jnp.int32),
             positions,
             visibility=objective.visibility,
         )
@@ -92,9 +94,10 @@ def sentence_nats(
 
     found = np.zeros(len(texts))
     for start in range(0, len(owners), ROWS):
-        part = [np.array(x[start : start + ROWS], np.int32) for x in (inputs, slots, targets)]
+        each = (inputs, sizes, slots, targets)
+        part = [np.array(x[start : start + ROWS], np.int32) for x in each]
         missing = ROWS - len(part[0])
-        part = [np.pad(x, ((0, missing), (0, 0))) for x in part]
+        part = [np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) for x in part]
         values = np.asarray(nats(params, *part), np.float64)[: ROWS - missing]
         np.add.at(found, owners[start : start + ROWS], values)
     return found

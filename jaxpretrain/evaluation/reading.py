@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpretrain.data.tokenizer import Tokenizer
+from jaxpretrain.data.tokenizer_base import AnyTokenizer
 from jaxpretrain.evaluation.scoring import enclosing
 from jaxpretrain.objectives.base import Objective
 from jaxpretrain.objectives.contrastive import pool
@@ -35,7 +35,7 @@ class Rows(NamedTuple):
 
 
 def rows_of(
-    objective: Objective, tokenizer: Tokenizer, texts: Sequence[tuple[str, ...]], length: int
+    objective: Objective, tokenizer: AnyTokenizer, texts: Sequence[tuple[str, ...]], length: int
 ) -> Rows:
     """Texts, or pairs of them, enclosed as the objective encloses them.
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpretrain.data.tokenizer import Tokenizer
+from jaxpretrain.data.tokenizer_base import AnyTokenizer
 from jaxpretrain.objectives.base import Objective
 
 
@@ -35,19 +35,19 @@ def sentences(tokens: np.ndarray, vocab, *, shortest: int, longest: int) -> list
         shortest: fewest tokens of a sentence to keep.
         longest: most tokens of a sentence to keep.
     """
-    special = tokens < vocab.first_regular
+    special = vocab.is_special[tokens]
     line_break = ~special & (vocab.piece_bytes[tokens] == 0)
     ends = special | (vocab.is_sentence_end[tokens] & ~line_break)
     cuts = np.flatnonzero(ends) + 1
     parts = np.split(tokens, cuts)
-    parts = [part[part >= vocab.first_regular] for part in parts]
+    parts = [part[~vocab.is_special[part]] for part in parts]
     return [part for part in parts if shortest <= len(part) <= longest]
 
 
 def fill_gaps(
     objective: Objective,
     params: dict,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     tokens: np.ndarray,
     *,
     count: int,
@@ -112,7 +112,7 @@ def fill_gaps(
 def continue_text(
     objective: Objective,
     params: dict,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     tokens: np.ndarray,
     *,
     count: int,
@@ -170,11 +170,11 @@ def _pad(rows, length, pad):
     return inputs, segments
 
 
-def _words(tokenizer: Tokenizer) -> list[str]:
+def _words(tokenizer: AnyTokenizer) -> list[str]:
     return [tokenizer.decode([i]).strip() for i in range(tokenizer.vocab.size)]
 
 
-def _shown(tokenizer: Tokenizer, piece: int) -> str:
+def _shown(tokenizer: AnyTokenizer, piece: int) -> str:
     """A piece as a word; what is no word, such as a newline or spaces, as it is."""
     text = tokenizer.decode([int(piece)])
     return text.strip() or text or " "

@@ -1,6 +1,5 @@
 """What a trained model says of texts that a person types: gaps, tokens, pairs, similarity."""
 
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpretrain.data.tokenizer import Tokenizer
+from jaxpretrain.data.tokenizer_base import AnyTokenizer
 from jaxpretrain.errors import UserError
 from jaxpretrain.objectives.base import Objective
 from jaxpretrain.objectives.contrastive import Contrastive, pool
@@ -46,19 +45,7 @@ def enclosing(objective: Objective) -> tuple[str, str]:
     return ("bos", "eos") if "packed" in objective.views else ("cls", "sep")
 
 
-def encoded(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Ids of a text in which `MASK` stands for one hidden token, with the space before it."""
-    first, *others = re.split(f" *{re.escape(MASK)}", text)
-    ids = tokenizer.encode(first)
-    # A text begins with a space of the tokenizer's own, and what is behind a mask is no beginning:
-    # it is encoded behind a character that is in no piece.
-    lead = len(tokenizer.encode("\u2581"))
-    for part in others:
-        ids += [tokenizer.vocab.mask, *tokenizer.encode("\u2581" + part)[lead:]]
-    return ids
-
-
-def row_of(objective: Objective, tokenizer: Tokenizer, *texts: str, length: int) -> Row:
+def row_of(objective: Objective, tokenizer: AnyTokenizer, *texts: str, length: int) -> Row:
     """One text or two as the objective encloses them.
 
     Raises:
@@ -68,7 +55,7 @@ def row_of(objective: Objective, tokenizer: Tokenizer, *texts: str, length: int)
     first, last = (getattr(vocab, name) for name in enclosing(objective))
     ids, types = [first], [0]
     for number, text in enumerate(texts):
-        part = encoded(tokenizer, text)
+        part = tokenizer.encode_gaps(text, MASK)
         if not part:
             raise UserError("there is no text to score")
         ids += [*part, last]
@@ -106,7 +93,7 @@ def hidden_of(objective: Objective, params: dict, rows: Sequence[Row]) -> tuple:
 def gaps(
     objective: Objective,
     params: dict,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     text: str,
     *,
     length: int,
@@ -128,14 +115,13 @@ def gaps(
     found = []
     for p in probabilities:
         best = np.argsort(-p, kind="stable")[:top]
-        # What is no word, such as a newline, as the tokenizer writes it.
-        words = [piece.replace("▁", " ").strip() or repr(piece) for piece in tokenizer.pieces(best)]
+        words = tokenizer.words(best)
         found.append([(word, float(p[i])) for word, i in zip(words, best, strict=True)])
     return found
 
 
 def causal_tokens(
-    objective: Objective, params: dict, tokenizer: Tokenizer, text: str, *, length: int
+    objective: Objective, params: dict, tokenizer: AnyTokenizer, text: str, *, length: int
 ) -> list[Token]:
     """Each token of a text, and its end, given those before it."""
     row = row_of(objective, tokenizer, text, length=length)
@@ -150,7 +136,7 @@ def causal_tokens(
 
 
 def masked_tokens(
-    objective: Objective, params: dict, tokenizer: Tokenizer, text: str, *, length: int
+    objective: Objective, params: dict, tokenizer: AnyTokenizer, text: str, *, length: int
 ) -> list[Token]:
     """Each token of a text, given all others: hidden one at a time (the pseudo-log-likelihood of
     Salazar et al. 2020, arXiv:1910.14659)."""
@@ -170,7 +156,7 @@ def masked_tokens(
 
 
 def pair_probability(
-    objective: NSP, params: dict, tokenizer: Tokenizer, first: str, second: str, *, length: int
+    objective: NSP, params: dict, tokenizer: AnyTokenizer, first: str, second: str, *, length: int
 ) -> float:
     """The probability that the second text follows the first (`nsp`), or that the two are in the
     order of the text (`sop`)."""
@@ -188,7 +174,7 @@ def pair_probability(
 def similarity(
     objective: Contrastive,
     params: dict,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     first: str,
     second: str,
     *,
@@ -206,7 +192,7 @@ def similarity(
     return float(cosine(params))
 
 
-def _tokens(tokenizer: Tokenizer, ids: np.ndarray, nats) -> list[Token]:
+def _tokens(tokenizer: AnyTokenizer, ids: np.ndarray, nats) -> list[Token]:
     return [
         Token(piece, float(value))
         for piece, value in zip(tokenizer.pieces(ids), np.asarray(nats), strict=True)

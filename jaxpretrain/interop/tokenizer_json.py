@@ -15,6 +15,8 @@ from typing import Any
 
 from jaxpretrain.data import model_file
 from jaxpretrain.data.tokenizer import STRETCH, Tokenizer
+from jaxpretrain.data.tokenizer_base import AnyTokenizer
+from jaxpretrain.data.tokenizer_hf import FastTokenizer
 from jaxpretrain.data.vocab import NAMES, SPECIAL
 from jaxpretrain.errors import UserError
 
@@ -28,6 +30,36 @@ _STRETCH_OF_ONE = (
     rf"[^\n\u2581](?>(?:[^ \n\u2581]|(?<= ) ){{{STRETCH - 1}}})"
 )
 _NEWLINE = {"unigram": "\n ", "bpe": "<0x0A> "}  # of BPE's pieces, each is made from two others
+
+
+def tokenizer_files(tokenizer: AnyTokenizer, **settings: Any) -> dict[str, str]:
+    """The files that ``transformers.AutoTokenizer`` reads; a tokenizer of theirs is as it was.
+
+    Args:
+        tokenizer: of a run.
+        settings: see `fast_tokenizer`.
+
+    Raises:
+        UserError: the library is not installed.
+    """
+    if isinstance(tokenizer, Tokenizer):
+        return fast_tokenizer(tokenizer, **settings)
+    assert isinstance(tokenizer, FastTokenizer)
+    vocab = tokenizer.vocab
+    ids = {
+        name: getattr(vocab, name) for name in ("pad", "unk", "bos", "eos", "cls", "sep", "mask")
+    }
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **{f"{n}_token": tokenizer.pieces([i])[0] for n, i in ids.items() if i is not None},
+        "model_max_length": settings["model_max_length"],
+        "clean_up_tokenization_spaces": False,
+    }
+    library = json.dumps(tokenizer.library, ensure_ascii=False)
+    return {
+        "tokenizer.json": library,
+        "tokenizer_config.json": json.dumps(config, indent=2, ensure_ascii=False) + "\n",
+    }
 
 
 def fast_tokenizer(

@@ -34,6 +34,8 @@ class Objective(ABC):
 
     Attributes:
         name: what `config.objective.name` says.
+        needs: the special pieces, by their names in `Vocab`, that it cannot do without and that
+            the tokenizer of an imported model may lack.
         views: which rows it can read, the preferred one first: "packed" rows of documents laid
             end to end, or "document" rows that are each a window of one document.
         visibility: who sees whom, known when compiling.
@@ -55,6 +57,7 @@ class Objective(ABC):
     """
 
     name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
     views: ClassVar[tuple[View, ...]] = ("packed", "document")
     visibility: ClassVar[Visibility]
     is_likelihood: ClassVar[bool] = False
@@ -131,7 +134,18 @@ class Objective(ABC):
         """Token ids that `token_term` is spread over, with weights of the same shape."""
         if not self.special_targets:
             return example.targets, example.weights
-        return example.targets, example.weights * (example.targets >= self.vocab.first_regular)
+        special = jnp.asarray(self.vocab.is_special)[example.targets]
+        return example.targets, example.weights * ~special
+
+    def check_vocab(self) -> None:
+        """Raises UserError where the vocabulary lacks a special piece that the objective needs."""
+        lacking = [name for name in self.needs if getattr(self.vocab, name) in (None, ())]
+        if lacking:
+            raise UserError(
+                f"{self.name} needs the special pieces {', '.join(self.needs)}, and "
+                f"{self.vocab.owner} has no {', '.join(lacking)}: take an objective that does "
+                "without, or a tokenizer that has them"
+            )
 
     def check_model(self) -> None:
         """Raises UserError where the objective cannot work with its backbone and vocabulary."""
@@ -176,6 +190,7 @@ class Objective(ABC):
             UserError: they do not fit the objective.
         """
         bound = replace(self, backbone=backbone, vocab=vocab)
+        bound.check_vocab()
         if backbone is not None:
             bound.check_model()
         return bound

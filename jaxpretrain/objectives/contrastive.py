@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpretrain.corruption.crops import enclosed
-from jaxpretrain.corruption.masks import choose_tokens, replace_tokens
+from jaxpretrain.corruption.masks import choose_tokens, maskable, replace_tokens
 from jaxpretrain.corruption.sequences import one_segment
 from jaxpretrain.errors import UserError
 from jaxpretrain.losses import info_nce
@@ -134,7 +134,7 @@ class Contrastive(Objective):
 
     def corrupted_copy(self, key: Array, tokens: Array, segments: Array) -> Array:
         """The row with a share of its ordinary tokens replaced by random ones."""
-        eligible = (tokens >= self.vocab.first_regular) & (segments > 0)
+        eligible = maskable(tokens, segments, self.vocab.is_special)
         choose_key, replace_key = jax.random.split(key)
         length = tokens.shape[0]
         count = jnp.ceil(jnp.sum(eligible) * self.hard_negative_rate).astype(jnp.int32)
@@ -144,9 +144,8 @@ class Contrastive(Objective):
             choose_tokens(choose_key, eligible, count, length),
             mask_share=0.0,
             random_share=1.0,
-            mask_id=self.vocab.mask,
-            first_regular=self.vocab.first_regular,
-            vocab_size=self.vocab.size,
+            mask_id=None,
+            ordinary=self.vocab.ordinary,
         )
 
     def term_weights(self, example: Views):

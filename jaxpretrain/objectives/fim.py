@@ -30,6 +30,7 @@ class FIM(Objective):
     """
 
     name = "fim"
+    needs = ("fim_prefix", "fim_middle", "fim_suffix")
     samples = "continuations"
     views = ("document",)
     visibility = "causal"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jaxpretrain.corruption.masks import choose_tokens
+from jaxpretrain.corruption.masks import choose_tokens, maskable
 from jaxpretrain.objectives.base import Objective
 from jaxpretrain.types import Batch, Example
 
@@ -24,6 +24,7 @@ class MaskedDiffusion(Objective):
     """
 
     name = "masked_diffusion"
+    needs = ("mask",)
     samples = "gaps"
     visibility = "full"
     is_likelihood = True
@@ -34,7 +35,7 @@ class MaskedDiffusion(Objective):
 
         def row(key, tokens, segments):
             count_key, choose_key = jax.random.split(key)
-            eligible = (tokens >= self.vocab.first_regular) & (segments > 0)
+            eligible = maskable(tokens, segments, self.vocab.is_special)
             total = jnp.sum(eligible)
             count = jnp.where(total > 0, jax.random.randint(count_key, (), 1, total + 1), 0)
             choice = choose_tokens(choose_key, eligible, count, length)
@@ -55,5 +56,5 @@ class MaskedDiffusion(Objective):
 
     def scored(self, example: Example):
         """See `Objective.scored`: the bound is on all the ordinary tokens, hidden or not."""
-        ordinary = (example.targets >= self.vocab.first_regular) & (example.segments > 0)
+        ordinary = maskable(example.targets, example.segments, self.vocab.is_special)
         return example.targets, ordinary.astype(jnp.float32)

@@ -9,6 +9,7 @@ from jaxpretrain.corruption.masks import (
     budget,
     choose_tokens,
     choose_words,
+    maskable,
     replace_tokens,
     slots_for,
 )
@@ -40,6 +41,7 @@ class MLM(Objective):
     """
 
     name = "mlm"
+    needs = ("mask",)
     samples = "gaps"
     visibility = "full"
 
@@ -83,7 +85,7 @@ class MLM(Objective):
 
         def one_row(key, tokens, segments):
             choose_key, replace_key = jax.random.split(key)
-            eligible = (tokens >= self.vocab.first_regular) & (segments > 0)
+            eligible = maskable(tokens, segments, self.vocab.is_special)
             count = budget(eligible, rate)
             if self.whole_words and train:
                 choice = choose_words(choose_key, eligible, word_start[tokens], count, slots)
@@ -96,8 +98,7 @@ class MLM(Objective):
                 mask_share=self.mask_share if train else 1.0,
                 random_share=self.random_share if train else 0.0,
                 mask_id=self.vocab.mask,
-                first_regular=self.vocab.first_regular,
-                vocab_size=self.vocab.size,
+                ordinary=self.vocab.ordinary,
             )
             return inputs, choice
 

@@ -134,6 +134,7 @@ class SpanCorruption(Denoiser):
     """
 
     name = "span_corruption"
+    needs = ("sentinels",)
 
     noise_density: float = 0.15
     mean_span_length: float = 3.0

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jaxpretrain.corruption.masks import budget, slots_for
+from jaxpretrain.corruption.masks import budget, maskable, random_tokens, slots_for
 from jaxpretrain.corruption.spans import choose_word_spans, geometric_lengths
 from jaxpretrain.models.heads import boundary
 from jaxpretrain.objectives.base import require
@@ -66,7 +66,7 @@ class SpanMLM(MLM):
 
         def row(key, tokens, segments):
             choose_key, lot_key, token_key = jax.random.split(key, 3)
-            eligible = (tokens >= self.vocab.first_regular) & (segments > 0)
+            eligible = maskable(tokens, segments, self.vocab.is_special)
             count = budget(eligible, rate)
             choice, span = choose_word_spans(
                 choose_key, eligible, word_start[tokens], count, slots, lengths
@@ -74,9 +74,7 @@ class SpanMLM(MLM):
             hidden = jnp.zeros(length, bool).at[choice.slots].set(choice.used)
             # One lot for each span; the random tokens are drawn one by one.
             lot = jax.vmap(lambda n: jax.random.uniform(jax.random.fold_in(lot_key, n)))(span)
-            drawn = jax.random.randint(
-                token_key, (length,), self.vocab.first_regular, self.vocab.size, tokens.dtype
-            )
+            drawn = random_tokens(token_key, (length,), self.vocab.ordinary, tokens.dtype)
             shown = jnp.where(lot < sum(shares), drawn, tokens)
             shown = jnp.where(lot < shares[0], self.vocab.mask, shown)
             left, right, place = borders(hidden, segments)

@@ -45,6 +45,7 @@ class UL2(Denoiser):
     """
 
     name = "ul2"
+    needs = ("sentinels", "mode_r", "mode_s", "mode_x")
 
     r_share: float = 2 / 7
     s_share: float = 1 / 7

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpretrain.corruption.masks import budget, choose_words, slots_for
+from jaxpretrain.corruption.masks import budget, choose_words, random_tokens, slots_for
 from jaxpretrain.errors import UserError
 from jaxpretrain.objectives.mlm import MLM
 from support import mlm_reference as reference
-from support.small import progress_at, small_batch, small_vocab
+from support.small import SPECIAL, progress_at, small_batch, small_vocab
 
 VOCAB = small_vocab()
 # Frequencies over many draws are held to this many standard deviations; with some hundreds of
@@ -43,7 +43,7 @@ def copies(row, draws):
 
 
 def maskable(batch):
-    return (batch.tokens >= VOCAB.first_regular) & (batch.segments > 0)
+    return (batch.tokens >= SPECIAL) & (batch.segments > 0)
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.15, 0.3, 0.5, 0.8, 1.0])
@@ -56,7 +56,7 @@ def test_rate_is_exact_in_every_row_and_special_tokens_are_never_chosen(rate, wh
         assert not (predicted & ~maskable(batch)).any()
         np.testing.assert_array_equal(inputs[~predicted], batch.tokens[~predicted])
         assert ((inputs == VOCAB.mask) <= predicted).all()
-        assert (inputs[predicted & (inputs != VOCAB.mask)] >= VOCAB.first_regular).all()
+        assert (inputs[predicted & (inputs != VOCAB.mask)] >= SPECIAL).all()
         counts = [reference.number_predicted(rate, int(n)) for n in maskable(batch).sum(1)]
         if whole_words:
             assert (predicted.sum(1) <= counts).all()
@@ -88,7 +88,7 @@ def test_distribution_is_that_of_the_reference(shares, whole_words):
 
     # Shares: closed form. A random token that happens to be the original looks kept.
     expected = reference.expected_shares(
-        regular=VOCAB.size - VOCAB.first_regular, mask_share=mask_share, random_share=random_share
+        regular=VOCAB.size - SPECIAL, mask_share=mask_share, random_share=random_share
     )
     found = (ours.masked, ours.changed, ours.kept)
     assert np.abs(reference.z_score(found, expected, ours.predicted_total)).max() < SIGMAS
@@ -102,7 +102,7 @@ def test_distribution_is_that_of_the_reference(shares, whole_words):
         rate=rate,
         mask_share=mask_share,
         random_share=random_share,
-        first_regular=VOCAB.first_regular,
+        first_regular=SPECIAL,
         word_start=VOCAB.is_word_start[tokens] if whole_words else None,
         **common,
     )
@@ -113,12 +113,10 @@ def test_distribution_is_that_of_the_reference(shares, whole_words):
         assert (np.abs(a - b) / deviation).max() < SIGMAS, name
 
     # Replacements are uniform over the ordinary pieces and decided for each token by itself.
-    ids = ours.changed_ids[VOCAB.first_regular :]
-    assert ours.changed_ids[: VOCAB.first_regular].sum() == 0
+    ids = ours.changed_ids[SPECIAL:]
+    assert ours.changed_ids[:SPECIAL].sum() == 0
     if random_share and not whole_words:
-        chances = np.array(
-            [np.mean(tokens[can] != i) for i in range(VOCAB.first_regular, VOCAB.size)]
-        )
+        chances = np.array([np.mean(tokens[can] != i) for i in range(SPECIAL, VOCAB.size)])
         chances = chances / chances.sum()
         z = reference.z_score(ids / ids.sum(), chances, ids.sum())
         assert np.abs(z).max() < SIGMAS
@@ -239,3 +237,15 @@ def test_masks_are_dynamic_but_fixed_for_a_row_of_an_epoch():
 def test_impossible_rates_are_refused(settings, number):
     with pytest.raises(UserError, match=number):
         MLM(**settings)
+
+
+def test_random_tokens_are_those_of_a_range_where_the_special_pieces_come_first():
+    key, shape = jax.random.key(3), (4, 500)
+    found = random_tokens(key, shape, VOCAB.ordinary, jnp.int32)
+    wanted = jax.random.randint(key, shape, SPECIAL, VOCAB.size, jnp.int32)
+    assert found.dtype == wanted.dtype and (found == wanted).all()
+    scattered = np.array([2, 5, 11], np.int32)
+    found = random_tokens(key, shape, scattered, jnp.int32)
+    shares = np.bincount(np.ravel(found), minlength=12) / found.size
+    assert shares[scattered].min() > 0.3 and shares.sum() == pytest.approx(1)
+    assert shares[scattered].sum() == pytest.approx(1)

@@ -16,10 +16,10 @@ from jaxpretrain.objectives.nsp import NSP
 from jaxpretrain.objectives.sop import SOP
 from jaxpretrain.types import Example
 from support import pairs_reference as reference
-from support.small import document_rows, progress_at, small_backbone, small_vocab
+from support.small import SPECIAL, document_rows, progress_at, small_backbone, small_vocab
 
 VOCAB = small_vocab()
-END = VOCAB.first_regular + 5
+END = SPECIAL + 5
 VOCAB.is_sentence_end[END] = True
 UNLIKELY = 1e-3
 DRAWS = 4000
@@ -116,7 +116,7 @@ def test_a_negative_is_never_from_the_same_document():
     rows = 24
     documents = np.repeat(np.arange(5, dtype=np.int32), [12, 6, 3, 2, 1])
     batch = document_rows(1, VOCAB, rows=rows, length=9, full=True)._replace(
-        tokens=np.tile(VOCAB.first_regular + documents[:, None], (1, 9)).astype(np.int32),
+        tokens=np.tile(SPECIAL + documents[:, None], (1, 9)).astype(np.int32),
         documents=documents,
     )
     pairs = jax.jit(lambda k, b: next_sentence_pairs(k, b, VOCAB))
@@ -163,9 +163,9 @@ def test_rows_too_short_to_be_split_have_no_weight(pairs):
 def test_objectives_read_the_pairs_of_their_papers_with_their_types(objective):
     """Each row is of one token, which says its document, but for the ends of its two halves."""
     rows, length = 64, 9
-    mine = VOCAB.first_regular + 10 + np.arange(rows, dtype=np.int32) % 8
+    mine = SPECIAL + 10 + np.arange(rows, dtype=np.int32) % 8
     tokens = np.tile(mine[:, None], (1, length))
-    tokens[:, -1] = VOCAB.first_regular
+    tokens[:, -1] = SPECIAL
     batch = document_rows(1, VOCAB, rows=rows, length=length, full=True)._replace(
         tokens=tokens, documents=np.arange(rows, dtype=np.int32) % 8
     )
@@ -184,11 +184,11 @@ def test_objectives_read_the_pairs_of_their_papers_with_their_types(objective):
         first, second = read[row, 1:first_sep], read[row, first_sep + 1 : last_sep]
         label = example.extra["label"][row]
         if objective.name in ("nsp", "bert"):
-            if second[0] != VOCAB.first_regular:
+            if second[0] != SPECIAL:
                 assert (second[0] == mine[row]) == (label == 0)
         else:  # the end of the row is the end of its second half
-            assert {*first, *second} == {mine[row], VOCAB.first_regular}
-            assert (first[-1] == VOCAB.first_regular) == (label == 1)
+            assert {*first, *second} == {mine[row], SPECIAL}
+            assert (first[-1] == SPECIAL) == (label == 1)
     assert 0.2 < example.extra["label"].mean() < 0.8
 
 

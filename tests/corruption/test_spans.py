@@ -12,7 +12,7 @@ from jaxpretrain.errors import UserError
 from jaxpretrain.objectives.span_corruption import SpanCorruption
 from jaxpretrain.objectives.ul2 import DENOISERS, UL2
 from support import spans_reference as reference
-from support.small import document_rows, small_backbone, small_vocab
+from support.small import SPECIAL, document_rows, small_backbone, small_vocab
 
 VOCAB = small_vocab()
 STACKS = {layers: small_backbone(VOCAB, decoder_layers=layers) for layers in (0, 1)}
@@ -92,18 +92,17 @@ def test_layout_is_that_of_the_reference(decoder):
 
 def test_masks_have_the_distribution_of_the_paper():
     n, density, mean = 12, 0.35, 2.0
-    tokens = np.tile(np.arange(n, dtype=np.int32) + VOCAB.first_regular, (6000, 1))
+    tokens = np.tile(np.arange(n, dtype=np.int32) + SPECIAL, (6000, 1))
     batch = document_rows(2, VOCAB, rows=6000, length=n)._replace(
         tokens=tokens, segments=np.ones_like(tokens)
     )
     objective = SpanCorruption(noise_density=density, mean_span_length=mean)
     example = corrupted(objective, batch, decoder=True)
     hidden = Counter(
-        tuple(sorted(t for t in sequences(example, row)[1] if t >= VOCAB.first_regular))
-        for row in range(6000)
+        tuple(sorted(t for t in sequences(example, row)[1] if t >= SPECIAL)) for row in range(6000)
     )
     possible = reference.noise_masks(n, density, mean)
-    keys = [tuple((np.flatnonzero(mask) + VOCAB.first_regular).tolist()) for mask in possible]
+    keys = [tuple((np.flatnonzero(mask) + SPECIAL).tolist()) for mask in possible]
     assert set(hidden) <= set(keys) and len(keys) == len(set(keys)) > 10
     assert stats.chisquare([hidden[key] for key in keys]).pvalue > UNLIKELY
 
@@ -140,7 +139,7 @@ def test_ul2_draws_its_denoisers_at_the_published_rates_with_exact_counts():
     found = Counter()
     for row in range(rows):
         source, targets = sequences(example, row)
-        noise = sum(t >= VOCAB.first_regular for t in targets)
+        noise = sum(t >= SPECIAL for t in targets)
         spans = sum(t in VOCAB.sentinels for t in targets)
         found[f"mode_{pieces[source[0]]}", noise, spans] += 1
         if pieces[source[0]] == "s":  # the end of the text, in one piece

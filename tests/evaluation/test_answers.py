@@ -8,7 +8,7 @@ from jaxpretrain.assemble import build
 from jaxpretrain.data.store import Store
 from jaxpretrain.data.tasks_rows import Answer, Item
 from jaxpretrain.evaluation import answers
-from jaxpretrain.evaluation.answers import Answerer, Windows, best_spans, token_bytes, windows
+from jaxpretrain.evaluation.answers import Answerer, Windows, best_spans, windows
 from jaxpretrain.evaluation.reading import Rows
 from jaxpretrain.settings import DownstreamSettings
 from support import tiny_run
@@ -40,8 +40,8 @@ def item(context, *found, asked="Is it here?"):
 def test_the_bytes_of_a_token_are_its_text(asked, context):
     """Piece by piece: bytes as they are, text without the spaces before it, a newline as none."""
     _, tokenizer = asked
-    ids = np.array(tokenizer.encode(context), np.int32)
-    begins, ends = token_bytes(tokenizer, ids)
+    [(ids, begins, ends)] = tokenizer.locate([context])
+    assert ids.tolist() == tokenizer.encode(context)
     raw, covered = context.encode(), 0
     for piece, low, high in zip(tokenizer.pieces(ids), begins.tolist(), ends.tolist(), strict=True):
         if piece.startswith("<0x"):
@@ -113,7 +113,7 @@ def test_windows_cover_every_token_of_the_context_and_overlap_by_half(asked, len
     for owner, one in enumerate(items):
         q = tokenizer.encode(one.texts[0])[: length // 2]
         context = tokenizer.encode(one.texts[1])
-        begins, _ = token_bytes(tokenizer, np.array(context, np.int32))
+        [(_, begins, _)] = tokenizer.locate([one.texts[1]])
         place, before = 0, None
         rows = np.flatnonzero(made.owners == owner)
         for row in rows:

@@ -88,7 +88,7 @@ def test_a_gap_and_a_hidden_token_are_one_question(model):
     "text", ["A [MASK] is here.", "A [MASK], or two.", "[MASK] is", "is [MASK]"]
 )
 def test_what_is_around_a_gap_is_encoded_as_without_it(tokenizer, text):
-    ids = scoring.encoded(tokenizer, text)
+    ids = tokenizer.encode_gaps(text, scoring.MASK)
     assert ids.count(tokenizer.vocab.mask) == 1
     place = ids.index(tokenizer.vocab.mask)
     before, after = text.split("[MASK]")
@@ -100,10 +100,10 @@ def test_what_is_around_a_gap_is_encoded_as_without_it(tokenizer, text):
 @pytest.mark.parametrize("after", ["s and", "s", " ", "\n", " \nThe", "\n\nThe", "!"])
 def test_nothing_is_put_in_behind_a_gap_and_nothing_left_out(tokenizer, after):
     before, vocab = tokenizer.encode("The"), tokenizer.vocab
-    ids = scoring.encoded(tokenizer, f"The [MASK]{after}")
+    ids = tokenizer.encode_gaps(f"The [MASK]{after}", scoring.MASK)
     assert ids[: len(before) + 1] == [*before, vocab.mask]
     assert tokenizer.decode(before + ids[len(before) + 1 :]) == f"The{after}"
-    again = scoring.encoded(tokenizer, f"The [MASK]{after}  [MASK]")
+    again = tokenizer.encode_gaps(f"The [MASK]{after}  [MASK]", scoring.MASK)
     assert tokenizer.decode(before + again[len(before) + 1 : -1]) == f"The{after.rstrip(' ')}"
     assert again[-1] == vocab.mask
 

@@ -143,7 +143,7 @@ def masked_texts() -> list[str]:
 
 def test_masks_are_placed_as_in_scoring(tokenizer, fast):
     for text in masked_texts():
-        assert fast.encode(text).ids == scoring.encoded(tokenizer, text), repr(text)
+        assert fast.encode(text).ids == tokenizer.encode_gaps(text, scoring.MASK), repr(text)
 
 
 def test_sentinels_stand_in_a_text_as_masks_do(tokenizer, fast):
@@ -151,7 +151,7 @@ def test_sentinels_stand_in_a_text_as_masks_do(tokenizer, fast):
         sentinel = number % 100
         expected = [
             tokenizer.vocab.sentinels[sentinel] if number == tokenizer.vocab.mask else number
-            for number in scoring.encoded(tokenizer, text)
+            for number in tokenizer.encode_gaps(text, scoring.MASK)
         ]
         written = text.replace("[MASK]", f"<extra_id_{sentinel}>")
         assert fast.encode(written).ids == expected, repr(written)
@@ -250,7 +250,7 @@ def test_transformers_reads_it_and_writes_it_again(tokenizer, tmp_path, model_ty
         assert found == [tokenizer.encode(text) for text in texts]
         assert theirs.batch_decode(found) == texts
         masked = theirs(MASKED, add_special_tokens=False).input_ids
-        assert masked == [scoring.encoded(tokenizer, text) for text in MASKED]
+        assert masked == [tokenizer.encode_gaps(text, scoring.MASK) for text in MASKED]
 
         (the,) = tokenizer.encode("the")
         short, long = [vocab.cls, the, vocab.sep], [vocab.cls, the, the, vocab.sep]

@@ -10,7 +10,7 @@ from jaxpretrain.models.config import TransformerConfig
 from jaxpretrain.models.layers import FeedForward
 from jaxpretrain.models.presets import PRESETS
 from jaxpretrain.models.transformer import Backbone
-from support.small import small_backbone, small_batch, small_vocab
+from support.small import SPECIAL, small_backbone, small_batch, small_vocab
 
 VOCAB = small_vocab()
 BATCH = small_batch(0, VOCAB, rows=6, length=24)
@@ -52,7 +52,7 @@ def test_causal_outputs_do_not_move_with_later_tokens(positions):
     before = hidden(backbone, params, visibility="causal")
     for place in (5, 12, 23):
         changed = BATCH.tokens.copy()
-        changed[:, place] = VOCAB.first_regular + (changed[:, place] + 7) % 40
+        changed[:, place] = SPECIAL + (changed[:, place] + 7) % 40
         after = hidden(backbone, params, BATCH._replace(tokens=changed), "causal")
         np.testing.assert_array_equal(before[:, :place], after[:, :place])
         assert np.abs(before[:, place] - after[:, place]).max() > 1e-3
@@ -64,7 +64,7 @@ def test_documents_in_a_row_do_not_see_each_other(model, visibility):
     row = next(r for r in range(6) if BATCH.segments[r].max() >= 2)
     inside = BATCH.segments[row] == 2
     changed = BATCH.tokens.copy()
-    changed[row, inside] = VOCAB.first_regular + 1
+    changed[row, inside] = SPECIAL + 1
     after = hidden(*model, BATCH._replace(tokens=changed), visibility)
     np.testing.assert_array_equal(before[row][~inside], after[row][~inside])
     assert np.abs(before[row][inside] - after[row][inside]).max() > 1e-3
@@ -76,7 +76,7 @@ def test_full_visibility_sees_both_sides_and_prefix_up_to_its_end(model):
         positions=np.tile(np.arange(24, dtype=np.int32), (6, 1)),
     )
     changed = batch.tokens.copy()
-    changed[:, 10] = VOCAB.first_regular + (changed[:, 10] + 7) % 40
+    changed[:, 10] = SPECIAL + (changed[:, 10] + 7) % 40
     changed = batch._replace(tokens=changed)
     moved = np.abs(hidden(*model, batch) - hidden(*model, changed)).max(-1)
     assert (moved > 1e-6).all()

@@ -19,7 +19,7 @@ from jaxpretrain.objectives.base import total_loss
 from jaxpretrain.objectives.sequence_to_sequence import SequenceToSequence
 from jaxpretrain.sharding import Placement, make_mesh
 from jaxpretrain.types import Batch, Example, Progress
-from support.small import example_objective, small_backbone, small_batch, small_vocab
+from support.small import SPECIAL, example_objective, small_backbone, small_batch, small_vocab
 
 VOCAB = small_vocab()
 ROWS, LENGTH = 8, 24
@@ -141,7 +141,7 @@ def test_sums_add_up_over_any_split_of_the_rows_and_padding_adds_nothing(case):
 def test_what_stands_at_padded_positions_has_no_influence(case):
     padded = case.batch.segments == 0
     assert padded.any()
-    for token in (VOCAB.first_regular + 1, VOCAB.mask):
+    for token in (SPECIAL + 1, VOCAB.mask):
         changed = np.where(padded, token, case.batch.tokens)
         assert_sums_close(case.sums(case.batch), case.sums(case.batch._replace(tokens=changed)))
 
@@ -155,9 +155,9 @@ def test_special_tokens_are_not_corrupted(case):
         used = np.asarray(example.weights) > 0
         targets = np.asarray(example.targets)[used]
         allowed = SPECIAL_TARGETS.get(case.objective.name, set())
-        assert set(targets[targets < VOCAB.first_regular]) <= allowed
+        assert set(targets[targets < SPECIAL]) <= allowed
         if example.inputs.shape == batch.tokens.shape:
-            special = (batch.tokens < VOCAB.first_regular) | (batch.segments == 0)
+            special = (batch.tokens < SPECIAL) | (batch.segments == 0)
             np.testing.assert_array_equal(
                 np.asarray(example.inputs)[special], batch.tokens[special]
             )
@@ -184,7 +184,7 @@ def test_no_leak_of_what_is_hidden(case):
     example, keys = case.example[False](case.batch, KEY)
     for place in np.flatnonzero(case.batch.segments[row] > 0):
         token = case.batch.tokens[row, place]
-        if token < VOCAB.first_regular:
+        if token < SPECIAL:
             continue
         tokens = case.batch.tokens.copy()
         kind = VOCAB.is_word_start

@@ -18,7 +18,7 @@ from jaxpretrain.objectives.crops import Crops
 from jaxpretrain.objectives.simcse import SimCSE
 from jaxpretrain.sharding import Placement, make_mesh
 from support import masks_reference as reference
-from support.small import document_rows, small_backbone, small_vocab
+from support.small import SPECIAL, document_rows, small_backbone, small_vocab
 
 VOCAB = small_vocab()
 KEY = jax.random.key(3)
@@ -164,12 +164,12 @@ def test_views_are_enclosed_texts_crops_and_corrupted_copies():
 
 def test_crops_have_the_distribution_of_the_paper():
     n, draws = 12, 6000
-    tokens = jnp.arange(20, dtype=jnp.int32) + VOCAB.first_regular
+    tokens = jnp.arange(20, dtype=jnp.int32) + SPECIAL
     crop = partial(random_crop, shortest=0.05, longest=0.5, delete=0.0, fill=0)
     make = jax.jit(jax.vmap(lambda key: crop(key, tokens, jnp.int32(n), 10)))
     found, counts = make(jax.random.split(KEY, draws))
     seen = Counter(
-        (int(c), int(row[0]) - VOCAB.first_regular)
+        (int(c), int(row[0]) - SPECIAL)
         for row, c in zip(np.asarray(found), np.asarray(counts), strict=True)
     )
     expected = {k: float(p) for k, p in reference.crop_distribution(n).items() if p > 1e-9}

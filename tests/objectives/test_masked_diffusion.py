@@ -12,7 +12,7 @@ from jaxpretrain.evaluation.heldout import held_out
 from jaxpretrain.objectives.masked_diffusion import MaskedDiffusion
 from jaxpretrain.step import eval_step
 from support import masks_reference as reference
-from support.small import document_rows, small_backbone, small_batch, small_vocab
+from support.small import SPECIAL, document_rows, small_backbone, small_batch, small_vocab
 
 VOCAB = small_vocab()
 
@@ -38,7 +38,7 @@ def test_the_number_of_hidden_tokens_is_uniform_and_so_are_their_places():
 def test_each_hidden_token_weighs_the_inverse_of_the_rate():
     batch = small_batch(1, VOCAB, rows=64)
     example = hidden(batch)
-    ordinary = (batch.tokens >= VOCAB.first_regular) & (batch.segments > 0)
+    ordinary = (batch.tokens >= SPECIAL) & (batch.segments > 0)
     masked = example.inputs == VOCAB.mask
     assert not masked[~ordinary].any()
     np.testing.assert_array_equal(example.counts, ordinary.sum(1))
@@ -61,4 +61,4 @@ def test_a_model_that_knows_nothing_needs_the_logarithm_of_the_vocabulary_for_ea
     assert found.loss == pytest.approx(np.log(VOCAB.size), rel=1e-6)
     assert found.bits_per_byte == pytest.approx(np.log2(VOCAB.size) / 3, rel=1e-6)
     assert found.bits_per_hidden_byte is None
-    assert found.predicted == sum((b.tokens >= VOCAB.first_regular).sum() for b in batches)
+    assert found.predicted == sum((b.tokens >= SPECIAL).sum() for b in batches)

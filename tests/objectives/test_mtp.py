@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpretrain.objectives.mtp import MTP
-from support.small import small_backbone, small_batch, small_vocab
+from support.small import SPECIAL, small_backbone, small_batch, small_vocab
 
 VOCAB = small_vocab()
 BATCH = small_batch(1, VOCAB, rows=4, length=20)
@@ -43,13 +43,13 @@ def test_no_depth_sees_what_it_predicts():
         probe = np.zeros(example.weights.shape, np.float32)
         probe[row, : i + 1] = np.asarray(example.weights)[row, : i + 1]
         tokens = BATCH.tokens.copy()
-        tokens[row, place] = VOCAB.first_regular + 1
+        tokens[row, place] = SPECIAL + 1
         changed = example._replace(inputs=jnp.asarray(tokens), weights=jnp.asarray(probe))
         before = run(example._replace(weights=jnp.asarray(probe)))[f"loss_ahead_{depth}"]
         after = run(changed)[f"loss_ahead_{depth}"]
         np.testing.assert_array_equal(before.total, after.total)
         # One token earlier is read by this depth, and moves the score at i.
-        tokens[row, place - 1] = VOCAB.first_regular + 2
+        tokens[row, place - 1] = SPECIAL + 2
         moved = run(changed._replace(inputs=jnp.asarray(tokens)))[f"loss_ahead_{depth}"]
         assert moved.total != before.total
 

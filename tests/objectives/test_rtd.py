@@ -10,7 +10,7 @@ import pytest
 from jaxpretrain.errors import UserError
 from jaxpretrain.objectives.rtd import RTD, replaced
 from support import masks_reference as reference
-from support.small import progress_at, small_backbone, small_batch, small_vocab
+from support.small import SPECIAL, progress_at, small_backbone, small_batch, small_vocab
 
 VOCAB = small_vocab()
 BATCH = small_batch(0, VOCAB, rows=64, length=24)
@@ -27,7 +27,7 @@ def test_labels_are_those_of_the_reference():
     sampled = np.where(
         rng.random(slots.shape) < 0.5,
         np.take_along_axis(BATCH.tokens, slots, 1),
-        rng.integers(VOCAB.first_regular, VOCAB.size, slots.shape),
+        rng.integers(SPECIAL, VOCAB.size, slots.shape),
     )
     shown, labels = replaced(BATCH.tokens, slots, example.weights, jnp.asarray(sampled))
     for row in range(64):
@@ -97,7 +97,7 @@ def test_sampled_tokens_follow_the_generator():
     backbone = small_backbone(VOCAB, layers=1, width=16, heads=2, head_bias=True)
     objective = RTD().bind(backbone, VOCAB)
     params = objective.init(jax.random.key(0))
-    certain = VOCAB.first_regular + 2
+    certain = SPECIAL + 2
     example, keys = EXAMPLE(BATCH, jax.random.key(0))
     loss = jax.jit(partial(objective.loss, train=True, progress=START))
 
@@ -136,13 +136,13 @@ def test_sampled_tokens_have_the_probabilities_of_the_generator():
     backbone = small_backbone(VOCAB, layers=1, width=16, heads=2, head_bias=True)
     objective = RTD().bind(backbone, VOCAB)
     params = jax.tree.map(jnp.zeros_like, objective.init(jax.random.key(0)))
-    token, probability = VOCAB.first_regular + 2, 0.7
+    token, probability = SPECIAL + 2, 0.7
     odds = probability / (1 - probability) * (VOCAB.size - 1)
     head = params["generator"]["head"]
     head = head | {"bias": head["bias"].at[token].set(np.log(odds))}
     params = params | {"generator": params["generator"] | {"head": head}}
     batch = small_batch(2, VOCAB, rows=500, length=24)
-    regular = batch.tokens >= VOCAB.first_regular
+    regular = batch.tokens >= SPECIAL
     batch = batch._replace(tokens=np.where(regular, token, batch.tokens))
     example, keys = EXAMPLE(batch, jax.random.key(0))
     sums = jax.jit(partial(objective.loss, train=True, progress=START))(params, example, keys)

@@ -8,7 +8,7 @@ from jaxpretrain.corruption.spans import geometric_lengths
 from jaxpretrain.objectives.span_mlm import SpanMLM, borders
 from support import masks_reference as reference
 from support import mlm_reference
-from support.small import small_batch, small_vocab
+from support.small import SPECIAL, small_batch, small_vocab
 
 VOCAB = small_vocab()
 DRAWS = 4000
@@ -44,7 +44,7 @@ def test_the_budget_is_met_exactly_and_special_tokens_are_never_hidden():
     for rate in (0.15, 0.5):
         example = corrupted(SpanMLM(mask_rate=rate), batch)
         hidden = hidden_of(example, batch.tokens.shape)
-        ordinary = (batch.tokens >= VOCAB.first_regular) & (batch.segments > 0)
+        ordinary = (batch.tokens >= SPECIAL) & (batch.segments > 0)
         assert not hidden[~ordinary].any()
         expected = [mlm_reference.number_predicted(rate, int(n)) for n in ordinary.sum(1)]
         np.testing.assert_array_equal(hidden.sum(1), expected)
@@ -54,7 +54,7 @@ def test_masks_have_the_distribution_of_the_sequential_algorithm():
     """How often each position is hidden, and how often each pair of neighbours is."""
     batch = row_of()
     tokens, segments = batch.tokens[0], batch.segments[0]
-    eligible = (tokens >= VOCAB.first_regular) & (segments > 0)
+    eligible = (tokens >= SPECIAL) & (segments > 0)
     budget = mlm_reference.number_predicted(0.3, int(eligible.sum()))
     rng = np.random.default_rng(0)
     probabilities = reference.span_length_probabilities()

@@ -55,7 +55,7 @@ def undo_fim(
         ValueError: :func:`fim` makes no such sequence of ordinary tokens.
     """
     sequence = [int(token) for token in sequence]
-    special = [token for token in sequence if token < vocab.first_regular]
+    special = [token for token in sequence if vocab.is_special[token]]
     if sequence and special == [vocab.bos] and sequence[0] == vocab.bos:
         return sequence[1:], "none", None, None
     if special != [vocab.fim_prefix, vocab.fim_suffix, vocab.fim_middle, vocab.eos]:

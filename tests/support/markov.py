@@ -6,7 +6,7 @@ given everything the model is shown. A trained loss *below* the bound of what th
 the model see means that it sees more than it should; one that settles at the bound of a poorer
 view (``sees="left"``, or the unigram entropy) means that it sees less.
 
-Symbols are 0 … states-1; a test adds the tokenizer's ``first_regular``. All entropies and losses
+Symbols are 0 … states-1; a test adds the number of special pieces. All entropies and losses
 are in nats.
 """
 

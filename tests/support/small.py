@@ -18,7 +18,7 @@ def small_vocab(regular: int = 48, word_share: float = 0.6) -> Vocab:
     word_start[SPECIAL : SPECIAL + int(regular * word_share)] = True
     return Vocab(
         size=size,
-        **special_ids(sentinels=11),
+        **special_ids(size, sentinels=11),
         is_word_start=word_start,
         is_sentence_end=np.zeros(size, bool),
         piece_bytes=np.where(np.arange(size) < SPECIAL, 0, 3).astype(np.int32),
@@ -40,7 +40,7 @@ def small_batch(
     document without special pieces; two rows each are of the same document.
     """
     rng = np.random.default_rng(seed)
-    tokens = rng.integers(vocab.first_regular, vocab.size, (rows, length)).astype(np.int32)
+    tokens = rng.integers(SPECIAL, vocab.size, (rows, length)).astype(np.int32)
     segments = np.ones((rows, length), np.int32)
     positions = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
     for row in range(rows):

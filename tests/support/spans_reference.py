@@ -158,7 +158,7 @@ def _pieces(sequence: list[int], vocab: Vocab, name: str) -> list[list[int]]:
             if vocab.sentinels.index(token) != len(parts) - 1:
                 raise ValueError(f"the sentinels of the {name} are out of order")
             parts.append([])
-        elif not vocab.first_regular <= token < vocab.size:
+        elif not 0 <= token < vocab.size or vocab.is_special[token]:
             raise ValueError(f"the {name} have the special piece {token} inside")
         else:
             parts[-1].append(token)

@@ -1,0 +1,262 @@
+"""Reads the tokenizer files of a Hugging Face folder: the library's JSON and who is who in it."""
+
+import json
+import os
+from types import ModuleType
+from typing import Any
+
+from jaxpretrain.data.vocab import NAMES
+from jaxpretrain.errors import UserError
+from jaxpretrain.storage import AnyPath
+
+# What a checkpoint calls the special pieces if it does not say.
+_USUAL = {
+    "pad": ("<pad>", "[PAD]"),
+    "unk": ("<unk>", "[UNK]"),
+    "bos": ("<s>", "<bos>", "<|begin_of_text|>", "<|endoftext|>"),
+    "eos": ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>"),
+    "cls": ("[CLS]", "<cls>"),
+    "sep": ("[SEP]", "<sep>"),
+    "mask": ("[MASK]", "<mask>"),
+}
+# Pieces that no file names the roles of.
+_MORE = {
+    "fim_prefix": ("<fim_prefix>", "<|fim_prefix|>", "\u2581<PRE>"),
+    "fim_middle": ("<fim_middle>", "<|fim_middle|>", "\u2581<MID>"),
+    "fim_suffix": ("<fim_suffix>", "<|fim_suffix|>", "\u2581<SUF>"),
+    **{name: (NAMES[name],) for name in ("mode_r", "mode_s", "mode_x")},
+}
+# Who takes the place of whom.
+_STAND_IN = {
+    "bos": ("bos", "cls", "eos", "sep"),
+    "eos": ("eos", "sep", "bos", "cls"),
+    "cls": ("cls", "bos", "eos", "sep"),
+    "sep": ("sep", "eos", "bos", "cls"),
+    "pad": ("pad", "eos", "sep", "bos", "cls"),
+}
+_WORDPIECE = {"", "Bert", "DistilBert", "Electra", "MobileBert", "ConvBert", "Funnel"}
+_BYTE_LEVEL = {"", "GPT2", "Roberta", "Bart", "Longformer", "LED"}
+
+
+def library() -> ModuleType:
+    """The library `tokenizers`.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    # Parts are tokenized by processes, so that threads would only be in each other's way.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        import tokenizers
+    except ImportError:
+        raise UserError(
+            "tokenizers of Hugging Face checkpoints need the package tokenizers: "
+            "pip install 'jaxpretrain[hf]'"
+        ) from None
+    return tokenizers
+
+
+def opened(content: dict, name: str) -> Any:
+    """The library's tokenizer of a ``tokenizer.json``; `name` is what error messages call it.
+
+    Raises:
+        UserError: the library does not read it, or is not installed.
+    """
+    if not isinstance(content.get("model"), dict) or "added_tokens" not in content:
+        raise UserError(f"{name} is not a tokenizer.json: it has no 'model' and 'added_tokens'")
+    tokenizers = library()
+    try:
+        return tokenizers.Tokenizer.from_str(json.dumps(content))
+    except Exception as error:  # the library raises no other
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{name} cannot be read by tokenizers {tokenizers.__version__}: {reason}"
+        ) from None
+
+
+def by_id(model: Any, size: int) -> list[str | None]:
+    """The pieces of a library's tokenizer by their ids, None where there is none."""
+    pieces: list[str | None] = [None] * size
+    for piece, number in model.get_vocab(with_added_tokens=True).items():
+        pieces[number] = piece
+    return pieces
+
+
+def read(folder: AnyPath) -> tuple[dict, dict]:
+    """A folder's ``tokenizer.json``, or one made of its vocabulary, and its settings.
+
+    Raises:
+        UserError: it has no tokenizer, or one that is only known to the model's own code.
+    """
+    settings = settings_in(folder)
+    if (folder / "tokenizer.json").exists():
+        return json_object(folder / "tokenizer.json"), settings
+    kind = (settings.get("tokenizer_class") or "").removesuffix("Fast").removesuffix("Tokenizer")
+    if (folder / "vocab.txt").exists() and kind in _WORDPIECE:
+        return _added(_wordpiece(folder / "vocab.txt", settings), folder, settings), settings
+    if all((folder / name).exists() for name in ("vocab.json", "merges.txt")):
+        if kind in _BYTE_LEVEL:
+            return _added(_byte_level(folder, settings), folder, settings), settings
+    there = f" (that of a {settings['tokenizer_class']} cannot be made without it)" if kind else ""
+    raise UserError(
+        f"{folder} has no tokenizer.json{there}, nor a vocab.txt of WordPiece, nor vocab.json and "
+        "merges.txt of byte-level BPE: save the tokenizer again with a recent transformers, or "
+        "name another folder"
+    )
+
+
+def settings_in(folder: AnyPath) -> dict:
+    """What the files of a folder say of its tokenizer, one over the other."""
+    found: dict = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / name).exists():
+            said = json_object(folder / name)
+            found |= {key: value for key, value in said.items() if value is not None}
+    return found
+
+
+def model_size(folder: AnyPath) -> int:
+    """Rows of the embedding table, by the model's ``config.json``; 0 where it does not say."""
+    file = folder / "config.json"
+    size = json_object(file).get("vocab_size") if file.exists() else None
+    return size if isinstance(size, int) else 0
+
+
+def json_object(file: AnyPath) -> dict:
+    """The JSON object in a file.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    try:
+        value = json.loads(file.read_bytes())
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"{file} is not a JSON object: it is damaged, or not what its name says")
+    return value
+
+
+def roles(content: dict, vocab: dict[str, int], settings: dict, name: str) -> dict[str, Any]:
+    """The ids of the special pieces by their names in `Vocab`, None for those that are not there.
+
+    Args:
+        content: the ``tokenizer.json``.
+        vocab: ids by piece.
+        settings: see `settings_in`.
+        name: what error messages call the tokenizer.
+
+    Raises:
+        UserError: there is no piece to begin or end a text with.
+    """
+    said = {role: [_content(settings.get(f"{role}_token"))] for role in _USUAL}
+    if not any(said[role][0] in vocab for role in ("bos", "eos", "cls", "sep")):
+        said = {role: [*said[role], *_USUAL[role]] for role in _USUAL}
+    model = content["model"]
+    if model.get("unk_id") is not None:
+        said["unk"].append(model["vocab"][model["unk_id"]][0])
+    said["unk"].append(model.get("unk_token"))
+    found = {
+        role: next((vocab[piece] for piece in pieces if piece in vocab), None)
+        for role, pieces in {**said, **_MORE}.items()
+    }
+    if all(found[role] is None for role in _STAND_IN["eos"]):
+        raise UserError(
+            f"{name} has no special piece that begins or ends a text: name bos_token, eos_token, "
+            "cls_token or sep_token in its tokenizer_config.json"
+        )
+    for role, others in {r: [found[o] for o in named] for r, named in _STAND_IN.items()}.items():
+        found[role] = next(number for number in others if number is not None)
+    sentinels = []
+    while (piece := f"<extra_id_{len(sentinels)}>") in vocab:
+        sentinels.append(vocab[piece])
+    return found | {"sentinels": sentinels}
+
+
+def _content(token: Any) -> str | None:
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _wordpiece(file: AnyPath, settings: dict) -> Any:
+    """BERT's tokenizer of a list of pieces."""
+    tokenizers = library()
+    lines = file.read_bytes().decode().removesuffix("\n").split("\n")
+    vocab = {line.removesuffix("\r"): number for number, line in enumerate(lines)}
+    unk = _content(settings.get("unk_token")) or "[UNK]"
+    made = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocab, unk_token=unk))
+    made.normalizer = tokenizers.normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+        strip_accents=settings.get("strip_accents"),
+        lowercase=settings.get("do_lower_case", True),
+    )
+    made.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    made.decoder = tokenizers.decoders.WordPiece(prefix="##")
+    sep, cls = (
+        _content(settings.get(f"{role}_token")) or _USUAL[role][0] for role in ("sep", "cls")
+    )
+    if sep in vocab and cls in vocab:
+        around = (sep, vocab[sep]), (cls, vocab[cls])
+        made.post_processor = tokenizers.processors.BertProcessing(*around)
+    return made
+
+
+def _byte_level(folder: AnyPath, settings: dict) -> Any:
+    """GPT-2's tokenizer of pieces and merges."""
+    tokenizers = library()
+    vocab = json_object(folder / "vocab.json")
+    lines = (folder / "merges.txt").read_bytes().decode().split("\n")
+    merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    if any(piece.endswith("</w>") for piece in vocab):
+        raise UserError(
+            f"{folder} has no tokenizer.json, and its vocab.json is not of byte-level BPE (pieces "
+            "end in </w>): save the tokenizer again with a recent transformers"
+        )
+    made = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=merges))
+    space = settings.get("add_prefix_space", False)
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=space)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    return made
+
+
+def _added(made: Any, folder: AnyPath, settings: dict) -> dict:
+    """The library's JSON, with the tokens that were added later and the special ones as such."""
+    tokenizers = library()
+    before = made.get_vocab_size()
+    wanted: dict[int, dict] = {}
+    if (folder / "added_tokens.json").exists():
+        added = json_object(folder / "added_tokens.json")
+        wanted |= {number: {"content": piece} for piece, number in added.items()}
+    decoder = settings.get("added_tokens_decoder") or {}
+    wanted |= {int(number): token for number, token in decoder.items()}
+    flags = ("single_word", "lstrip", "rstrip", "normalized")
+    for number, token in sorted(wanted.items()):
+        made.add_tokens(
+            [
+                tokenizers.AddedToken(
+                    token["content"],
+                    special=token.get("special", False),
+                    **{flag: token[flag] for flag in flags if flag in token},
+                )
+            ]
+        )
+        if made.token_to_id(token["content"]) != number:
+            raise UserError(
+                f"{folder} adds the piece {token['content']!r} as {number}, and the {before:,} "
+                f"pieces of its vocabulary make it {made.token_to_id(token['content'])}: its files "
+                "do not belong together"
+            )
+    for role, usual in _USUAL.items():
+        token = settings.get(f"{role}_token")
+        known = token if isinstance(token, dict) else {}
+        # RoBERTa's mask takes the space before it along.
+        known = {"lstrip": role == "mask" and _is_byte_level(made)} | known
+        for piece in (_content(token), *usual):
+            if piece is not None and made.token_to_id(piece) is not None:
+                keep = {flag: known[flag] for flag in flags if flag in known}
+                made.add_special_tokens([tokenizers.AddedToken(piece, special=True, **keep)])
+    return json.loads(made.to_str())
+
+
+def _is_byte_level(made: Any) -> bool:
+    return type(made.decoder).__name__ == "ByteLevel"
