@@ -11,10 +11,12 @@ import numpy as np
 from jaxpretrain.assemble import Pieces, build
 from jaxpretrain.checkpoint import Checkpoints
 from jaxpretrain.config import complete, override, read_file
+from jaxpretrain.data.store import TOKENIZER
 from jaxpretrain.data.tokenizer_hf import FastTokenizer
 from jaxpretrain.errors import UserError
 from jaxpretrain.interop.folder import Tensors, read_config
 from jaxpretrain.interop.huggingface import HOW, family_of, import_params, switches
+from jaxpretrain.settings import DataSettings
 from jaxpretrain.state import TrainState, init_state
 from jaxpretrain.storage import AnyPath, access
 from jaxpretrain.workdir import OPEN, claim_workdir, sole_use
@@ -31,6 +33,7 @@ OBJECTIVES = {
     "LlamaForCausalLM": "clm",
 }
 OTHERWISE = {"full": "mlm", "causal": "clm"}
+ENCLOSING = 3  # tokens that an objective adds to a row, at most
 
 
 def import_model(
@@ -61,7 +64,7 @@ def import_model(
         if (workdir / "run.json").exists():
             raise UserError(f"{workdir} holds a run already: give another --workdir")
     tokenizer = FastTokenizer.from_folder(folder, size=ours.vocab_size)
-    config = complete(sections(folder, theirs, file, overrides or {}))
+    config = complete(sections(theirs, workdir, file, overrides or {}))
     pieces = build(config, tokenizer.vocab)
     tensors = Tensors(folder, family_of(theirs).base)
     found = import_params(theirs, tensors, pieces.abstract.params)
@@ -83,13 +86,13 @@ def import_model(
 
 
 def sections(
-    folder: Path, theirs: Mapping[str, Any], file: str | None, overrides: Mapping[str, str]
+    theirs: Mapping[str, Any], workdir: AnyPath, file: str | None, overrides: Mapping[str, str]
 ) -> dict[str, Any]:
     """The raw config of the run.
 
     Args:
-        folder: of the model.
-        theirs: its ``config.json``.
+        theirs: the model's ``config.json``.
+        workdir: of the run, which is to have the tokenizer.
         file: config file or None.
         overrides: dotted keys and text.
     """
@@ -99,7 +102,10 @@ def sections(
     del model["vocab_size"]
     raw["model"] = {"preset": family.preset} | model
     raw["model"] |= {key: given[key] for key in FREE if key in given}
-    raw["tokenizer"] = {"file": str(folder)}
+    raw["tokenizer"] = {"file": str(workdir / TOKENIZER)}
+    if model["positions"] == "learned" and "length" not in raw.get("data", {}):
+        usual = min(DataSettings.length, model["max_length"] - ENCLOSING)
+        raw["data"] = {**raw.get("data", {}), "length": usual}
     if "objective" not in raw:
         classes = theirs.get("architectures") or [""]
         raw["objective"] = {"name": OBJECTIVES.get(classes[0], OTHERWISE[family.sees])}

@@ -1,0 +1,200 @@
+"""Hugging Face folders as runs: written by hand here, or by our own export; never by PyTorch."""
+
+import json
+import shutil
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from jaxpretrain.errors import UserError
+from jaxpretrain.export import export
+from jaxpretrain.import_model import import_model
+from jaxpretrain.interop.folder import Tensors, write_model
+from jaxpretrain.interop.huggingface import export_model
+from jaxpretrain.main import main
+from jaxpretrain.models.config import TransformerConfig
+from jaxpretrain.models.presets import PRESETS
+from jaxpretrain.models.transformer import Backbone
+from jaxpretrain.pretrained import load
+from jaxpretrain.reopen import opened
+from jaxpretrain.workdir import read_json
+from support.hf_tokenizers import byte_level, wordpiece_vocabulary
+from support.made_run import make_run
+from support.tiny_run import tokenizer_of
+
+TEXT = "The quick brown [MASK] jumps over the lazy dog."
+SIZES = {"width": 24, "layers": 2, "heads": 4, "mlp_width": 30, "max_length": 40}
+SIZES |= {"vocab_size": 531, "init_scale": 0.3}
+
+
+def write_folder(folder, family):
+    """A model at random with a padded vocabulary; its config and its tensors."""
+    folder.mkdir()
+    config = TransformerConfig(**PRESETS[family] | SIZES)
+    params = Backbone(config).init(jax.random.key(0))
+    written, tensors = export_model(family, config, params)
+    write_model(folder, written, tensors)
+    (wordpiece_vocabulary if family == "bert" else byte_level)(folder)
+    return written, tensors
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hf") / "bert"
+    return folder, *write_folder(folder, "bert")
+
+
+@pytest.fixture
+def copied(bert, tmp_path):
+    """A copy of the folder, without its weights, and those."""
+    folder, config, tensors = bert
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "model.safetensors").unlink()
+    return copy, config, tensors
+
+
+def test_a_run_of_a_model_scores_as_the_model(bert, tmp_path, capsys):
+    folder, _, _ = bert
+    assert main(["import", f"--model={folder}", f"--workdir={tmp_path}/run"]) == 0
+    said = capsys.readouterr().out
+    assert "run: bert with " in said and "parameters, to train with mlm" in said
+    assert main(["score", f"--workdir={tmp_path}/run", TEXT, "--top=3"]) == 0
+    of_run = capsys.readouterr().out.splitlines()
+    assert main(["score", f"--model={folder}", TEXT, "--top=3"]) == 0
+    loss, *of_model = capsys.readouterr().out.splitlines()
+    assert loss.startswith("loss ") and of_model[1:] == of_run[1:] and len(of_run) == 4
+    [candidates] = load(folder).gaps(TEXT, top=3)
+    assert of_run[1].strip() == f"{candidates[0][1]:.1%}  {candidates[0][0]}"
+
+
+def test_an_imported_model_trains_on(tiny_config_file, tmp_path, capsys):
+    """From its own weights: they are the first checkpoint, and the run goes on from there."""
+    write_folder(tmp_path / "gpt2", "gpt2")
+    run = tmp_path / "run"
+    command = [f"--config={tiny_config_file}", "--config.objective.name=clm"]
+    command += [f"--config.store.path={tmp_path}/store", "--config.train.steps=4"]
+    assert main(["import", f"--model={tmp_path}/gpt2", f"--workdir={run}", *command]) == 0
+    own = f"--config={run}/config.json"
+    before = opened(run, "latest")
+    assert before.step == 0 and before.config.model.width == 24
+    assert read_json(run / "run.json")["token store"] == "open"
+    assert main(["prepare", own]) == 0
+    assert main(["train", own, f"--workdir={run}"]) == 0
+    after = opened(run, "latest")
+    assert after.step == 4
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before.params, after.params)
+    assert 0 < max(jax.tree.leaves(moved)) <= 4 * 0.0101  # four steps of Adam at 0.01
+    assert len(read_json(run / "run.json")["token store"]) == 64
+    capsys.readouterr()
+    assert main(["evaluate", f"--workdir={run}"]) == 0
+    assert "unigram" in capsys.readouterr().out
+    # And back, with its own tokenizer.
+    export(run, tmp_path / "out")
+    before = json.loads((tmp_path / "gpt2/tokenizer.json").read_text())
+    assert json.loads((tmp_path / "out/tokenizer.json").read_text()) == before
+    assert load(tmp_path / "out").loss("The future of AI is") != load(tmp_path / "gpt2").loss(
+        "The future of AI is"
+    )
+
+
+def test_what_we_export_we_import(tiny_config_file, tmp_path, capsys):
+    tokenizer = tokenizer_of(tiny_config_file)
+    make_run(tmp_path / "run", tokenizer, "bert", "bert")
+    export(tmp_path / "run", tmp_path / "out")
+    import_model(tmp_path / "out", tmp_path / "again")
+    assert "untrained" not in capsys.readouterr().out
+    first, again = opened(tmp_path / "run", "latest"), opened(tmp_path / "again", "latest")
+    assert again.objective.name == "bert"
+    jax.tree.map(np.testing.assert_array_equal, again.params, first.params)
+    text = "Two\n\nlines, and a [MASK]."
+    ids = first.tokenizer.encode_gaps(text, "[MASK]")
+    assert again.tokenizer.encode_gaps(text, "[MASK]") == ids
+
+
+def test_heads_that_are_missing_start_anew(bert, tmp_path, capsys):
+    folder, _, _ = bert
+    import_model(folder, tmp_path / "run", overrides={"objective.name": "bert"})
+    assert "not in the model, and so untrained: pair_head" in capsys.readouterr().out
+
+
+def test_shards_in_16_bits(copied):
+    folder, _, tensors = copied
+    half = {name: value.astype(ml_dtypes.bfloat16) for name, value in tensors.items()}
+    where = {}
+    for number, name in enumerate(sorted(half)):
+        where[name] = f"model-{number % 3 + 1}-of-3.safetensors"
+    for file in set(where.values()):
+        save_file({n: half[n] for n, f in where.items() if f == file}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    read = Tensors(folder, "bert.")
+    for name, value in half.items():
+        np.testing.assert_array_equal(read[name], value.astype(np.float32))
+    (folder / "model-2-of-3.safetensors").unlink()
+    with pytest.raises(UserError, match="incomplete: model-2-of-3.safetensors of its index"):
+        Tensors(folder)
+
+
+def test_names_of_older_and_of_bare_models(copied, bert):
+    folder, _, tensors = copied
+    bare = {}
+    for name, value in tensors.items():
+        name = name.removeprefix("bert.")
+        if "LayerNorm" in name:
+            name = name.replace(".weight", ".gamma").replace(".bias", ".beta")
+        bare[name] = value
+    save_file(bare, folder / "model.safetensors")
+    assert load(folder).gaps(TEXT) == load(bert[0]).gaps(TEXT)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "pytorch_model.bin").touch(), "pickle, which can run any code"),
+        (lambda folder: None, "has no weights: neither model.safetensors"),
+        (lambda folder: (folder / "model.safetensors").write_text("{"), "cannot be read"),
+        (lambda folder: (folder / "config.json").unlink(), "it has no config.json"),
+        (lambda folder: (folder / "config.json").write_text("["), "config.json is damaged"),
+    ],
+)
+def test_folders_that_are_no_models(copied, spoil, message):
+    spoil(copied[0])
+    with pytest.raises(UserError, match=message):
+        load(copied[0])
+
+
+def test_what_the_user_cannot_have(bert, tmp_path, capsys):
+    folder, _, _ = bert
+    command = ["import", f"--model={folder}", f"--workdir={tmp_path}/run"]
+    assert main([*command, "--config.model.width=8"]) == 2
+    assert "config.model.width is the imported model's own" in capsys.readouterr().err
+    assert main([*command, "--config.model.dropout=0.2"]) == 0
+    assert opened(tmp_path / "run", "latest").config.model.dropout == 0.2
+    assert main(command) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    for wrong, message in (
+        ([], "a --workdir of a run, or a --model, and not both"),
+        ([f"--model={folder}", "more"], "asked about one text, not 2"),
+        ([f"--model={folder}/none"], "it has no config.json"),
+    ):
+        assert main(["score", *wrong, "A text."]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_gaps_and_losses_that_there_are_not(bert, tmp_path):
+    with pytest.raises(UserError, match=r"there is no \[MASK\] in 'x'"):
+        load(bert[0]).gaps("x")
+    with pytest.raises(UserError, match="has 403 tokens, and the model reads 40"):
+        load(bert[0]).loss("a " * 401)
+    write_folder(tmp_path / "gpt2", "gpt2")
+    gpt2 = load(tmp_path / "gpt2")
+    with pytest.raises(UserError, match="no mask piece to stand for"):
+        gpt2.loss(TEXT)
+    with pytest.raises(UserError, match="does not see what follows"):
+        gpt2.gaps(TEXT)
+    with pytest.raises(UserError, match="is one token, and nothing is before it"):
+        gpt2.loss("T")
+    with pytest.raises(UserError, match="there is no text"):
+        gpt2.loss("")
