@@ -1,0 +1,222 @@
+"""Exported models in the hands of the libraries that people use, beside our own numbers; and the
+other way round, checkpoints that `transformers` saved, beside its numbers."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpretrain.evaluation import scoring
+from jaxpretrain.export import export
+from jaxpretrain.import_model import import_model
+from jaxpretrain.interop.huggingface import class_of
+from jaxpretrain.objectives.contrastive import pool
+from jaxpretrain.pretrained import load
+from jaxpretrain.reopen import opened
+from support import hf_tokenizers as folders
+from support.made_run import make_run
+from support.tiny_run import tokenizer_of
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+TOLERANCE = 1e-4
+GAP = "The quick brown [MASK] jumps over the lazy dog."
+START = "The future of AI is"
+RUNS = {
+    "bert": ("bert", "bert", {}),
+    "modernbert": ("modernbert", "mlm", {}),
+    "electra": ("electra", "rtd", {"embedding_width": 12}),
+    "gpt2": ("gpt2", "clm", {}),
+    "llama": ("llama", "clm", {"kv_heads": 2, "tied_embeddings": False}),
+    "t5": ("t5", "span_corruption", {"decoder_layers": 1}),
+    "cls": ("bert", "simcse", {}),
+    "mean": ("bert", "crops", {}),
+}
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_config_file, tmp_path_factory):
+    """Gives a run and the folder that it was exported to, by a name of `RUNS`; each made once."""
+    tokenizer, made = tokenizer_of(tiny_config_file), {}
+
+    def give(name):
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            preset, objective, model = RUNS[name]
+            make_run(folder / "run", tokenizer, preset, objective, **model)
+            export(folder / "run", folder / "out")
+            made[name] = opened(folder / "run", "latest"), str(folder / "out")
+        return made[name]
+
+    return give
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_tensor_finds_its_place(name, exported):
+    _, folder = exported(name)
+    for part in (folder, f"{folder}/generator") if name == "electra" else (folder,):
+        with open(f"{part}/config.json") as file:
+            [loader] = json.load(file)["architectures"]
+        model, info = getattr(transformers, loader).from_pretrained(part, output_loading_info=True)
+        missing = {key for key in info["missing_keys"] if "pooler" not in key}
+        assert not missing and not info["unexpected_keys"] and not info["mismatched_keys"]
+        tokenizer = transformers.AutoTokenizer.from_pretrained(part)
+        assert model.config.eos_token_id == tokenizer.eos_token_id
+        assert model.config.pad_token_id == tokenizer.pad_token_id
+
+
+@pytest.mark.parametrize("name", ["bert", "modernbert"])
+def test_fill_mask(name, exported):
+    run, folder = exported(name)
+    [ours] = scoring.gaps(run.objective, run.params, run.tokenizer, GAP, length=40, top=4)
+    theirs = transformers.pipeline("fill-mask", model=folder)(GAP, top_k=4)
+    for (_, p), found in zip(ours, theirs, strict=True):
+        assert found["score"] == pytest.approx(p, abs=TOLERANCE)
+    best = theirs[0]
+    assert best["sequence"].startswith("The quick brown") and ours[0][0] in (
+        best["token_str"].strip(),
+        repr(best["token_str"]),
+        run.tokenizer.words([best["token"]])[0],
+    )
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_text_generation(name, exported):
+    """Greedy, token by token, as our own scores have it."""
+    run, folder = exported(name)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    generate = transformers.pipeline("text-generation", model=folder)
+    [found] = generate(START, max_new_tokens=6, do_sample=False, return_tensors=True)
+    ids = tokenizer(START).input_ids
+    assert ids == [run.tokenizer.vocab.bos, *run.tokenizer.encode(START)]
+    step = jax.jit(lambda row: logits_of(run, row))
+    for _ in range(6):
+        padded = np.pad(ids, (0, 24 - len(ids)))[None]
+        ids.append(int(np.argmax(step(padded)[0, len(ids) - 1])))
+        if ids[-1] == run.tokenizer.vocab.eos:
+            break
+    assert found["generated_token_ids"] == ids
+
+
+def test_feature_extraction(exported):
+    run, folder = exported("bert")
+    found = np.array(transformers.pipeline("feature-extraction", model=folder)(START)[0])
+    row = scoring.row_of(run.objective, run.tokenizer, START, length=40)
+    ours, _ = jax.jit(lambda p: scoring.hidden_of(run.objective, p, [row]))(run.params)
+    np.testing.assert_allclose(found, ours[0], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["cls", "mean"])
+def test_sentence_transformers(name, exported):
+    library = pytest.importorskip("sentence_transformers")
+    run, folder = exported(name)
+    texts = ["One text.", "Another,\n\nand a longer one."]
+    found = library.SentenceTransformer(folder, device="cpu").encode(texts)
+    rows = [scoring.row_of(run.objective, run.tokenizer, text, length=40) for text in texts]
+
+    @jax.jit
+    def vectors(params):
+        hidden, segments = scoring.hidden_of(run.objective, params, rows)
+        pooled = pool(hidden, segments, run.objective.pooling)
+        return pooled / jnp.linalg.norm(pooled, axis=-1, keepdims=True)
+
+    np.testing.assert_allclose(found, vectors(run.params), rtol=0, atol=TOLERANCE)
+    assert np.abs(found[0] - found[1]).max() > 0.01
+
+
+def test_lm_eval(exported, tmp_path):
+    """A local task of two choices: its log-likelihoods are ours."""
+    lm_eval, tasks = (pytest.importorskip(name) for name in ("lm_eval", "lm_eval.tasks"))
+    run, folder = exported("llama")
+    items = [
+        {"question": "The sky is", "choices": ["blue", "a number"], "label": 0},
+        {"question": "A list has", "choices": ["the sun", "items in it"], "label": 1},
+    ]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    task = {
+        "task": "choices",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "items.jsonl")}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{question}}",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "label",
+        "metric_list": [{"metric": "acc"}],
+    }
+    (tmp_path / "choices.yaml").write_text(json.dumps(task))
+    manager = tasks.TaskManager(include_path=str(tmp_path), include_defaults=False)
+    found = lm_eval.simple_evaluate(
+        model="hf",
+        model_args=f"pretrained={folder},dtype=float32",
+        tasks=["choices"],
+        task_manager=manager,
+        device="cpu",
+        bootstrap_iters=0,
+    )
+    tokenizer, right = transformers.AutoTokenizer.from_pretrained(folder), 0
+    step = jax.jit(lambda row: jax.nn.log_softmax(logits_of(run, row)))
+    samples = sorted(found["samples"]["choices"], key=lambda sample: sample["doc_id"])
+    for item, sample in zip(items, samples, strict=True):
+        start = len(tokenizer(item["question"]).input_ids)
+        sums = []
+        for choice, [[theirs, _]] in zip(item["choices"], sample["resps"], strict=True):
+            ids = tokenizer(f"{item['question']} {choice}").input_ids
+            logs = np.asarray(step(np.pad(ids, (0, 24 - len(ids)))[None]))[0]
+            sums.append(sum(float(logs[at - 1, ids[at]]) for at in range(start, len(ids))))
+            assert theirs == pytest.approx(sums[-1], abs=10 * TOLERANCE)
+        right += int(np.argmax(sums)) == item["label"]
+    assert found["results"]["choices"]["acc,none"] == right / 2
+
+
+@pytest.mark.parametrize("family", ["bert", "electra", "gpt2", "llama"])
+def test_the_snippets_on_a_checkpoint_that_transformers_saved(family, tmp_path, capsys):
+    """In shards, with ``labels=input_ids`` and the padding of the vocabulary as it is."""
+    masked = family in ("bert", "electra")
+    (folders.wordpiece_vocabulary if masked else folders.byte_level)(tmp_path / "model")
+    reader = transformers.BertTokenizer if masked else transformers.AutoTokenizer
+    tokenizer = reader.from_pretrained(tmp_path / "model")
+    sizes = {"vocab_size": 531, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"hidden_size": 24, "intermediate_size": 30, "initializer_range": 0.3}
+    sizes |= {"max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1}
+    sizes |= {"eos_token_id": 1}
+    if family == "llama":
+        sizes |= {"num_key_value_heads": 2, "rope_parameters": {"rope_type": "default"}}
+        sizes["rope_parameters"]["rope_theta"] = 5000.0
+    torch.manual_seed(0)
+    config = transformers.CONFIG_MAPPING[family](**sizes)
+    loader = getattr(transformers, class_of(family, {"head"})[0])
+    model = loader(config).eval()
+    model.save_pretrained(tmp_path / "model", max_shard_size="20KB")
+    assert (tmp_path / "model/model.safetensors.index.json").exists()
+    text = GAP if masked else START
+    given = tokenizer(text, return_tensors="pt")
+    with torch.no_grad():
+        found = model(**given, labels=given["input_ids"])
+    ours = load(tmp_path / "model")
+    assert ours.loss(text) == pytest.approx(found.loss.item(), abs=TOLERANCE)
+    if masked:
+        at = given["input_ids"][0] == tokenizer.mask_token_id
+        top = found.logits[0][at][0].softmax(-1).topk(5)
+        [candidates] = ours.gaps(text)
+        np.testing.assert_allclose([p for _, p in candidates], top.values, rtol=0, atol=TOLERANCE)
+    import_model(tmp_path / "model", tmp_path / "run")
+    assert "untrained" not in capsys.readouterr().out
+    run = opened(tmp_path / "run", "latest")
+    np.testing.assert_allclose(
+        logits_of(run, np.asarray(given["input_ids"])), found.logits, rtol=0, atol=TOLERANCE
+    )
+
+
+def logits_of(run, row):
+    """Our scores of rows ``[rows, length]`` of ids, with no padding that matters."""
+    positions = np.broadcast_to(np.arange(row.shape[1]), row.shape)
+    backbone, ones = run.objective.backbone, np.ones(row.shape, np.int32)
+    with jax.default_matmul_precision("highest"):
+        hidden = backbone.encode(
+            run.params, row, ones, positions, visibility=run.objective.visibility
+        )
+        return backbone.logits(run.params, hidden)
