@@ -15,6 +15,7 @@ from jaxpretrain.interop.huggingface import class_of
 from jaxpretrain.objectives.contrastive import pool
 from jaxpretrain.pretrained import load
 from jaxpretrain.reopen import opened
+from jaxpretrain.types import Source
 from support import hf_tokenizers as folders
 from support.made_run import make_run
 from support.tiny_run import tokenizer_of
@@ -99,6 +100,30 @@ def test_text_generation(name, exported):
         if ids[-1] == run.tokenizer.vocab.eos:
             break
     assert found["generated_token_ids"] == ids
+
+
+def test_an_encoder_and_decoder(exported):
+    """T5's head of its own is not tied when it is loaded, and its decoder begins with padding."""
+    run, folder = exported("t5")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.T5ForConditionalGeneration.from_pretrained(folder)
+    assert model.config.decoder_start_token_id == run.tokenizer.vocab.pad
+    given = tokenizer("The <extra_id_0> of AI", return_tensors="pt")
+    ids, vocab = given.input_ids.tolist()[0], run.tokenizer.vocab
+    gaps = run.tokenizer.encode_gaps("The [MASK] of AI", "[MASK]")
+    assert ids == [vocab.sentinels[0] if i == vocab.mask else i for i in gaps] + [vocab.eos]
+    wanted = np.array([[vocab.pad, vocab.sentinels[0], 200, 201, vocab.eos]])
+    with torch.no_grad():
+        found = model(**given, decoder_input_ids=torch.tensor(wanted)).logits
+    places = [np.arange(len(row[0]))[None] for row in (ids_of(ids), wanted)]
+    source = Source(ids_of(ids), np.ones((1, len(ids)), np.int32), places[0])
+    backbone, ones = run.objective.backbone, np.ones_like(wanted)
+    with jax.default_matmul_precision("highest"):
+        hidden = backbone.encode(
+            run.params, wanted, ones, places[1], visibility="causal", source=source
+        )
+        ours = backbone.logits(run.params, hidden)
+    np.testing.assert_allclose(ours, found, rtol=0, atol=TOLERANCE)
 
 
 def test_feature_extraction(exported):
@@ -209,6 +234,10 @@ def test_the_snippets_on_a_checkpoint_that_transformers_saved(family, tmp_path, 
     np.testing.assert_allclose(
         logits_of(run, np.asarray(given["input_ids"])), found.logits, rtol=0, atol=TOLERANCE
     )
+
+
+def ids_of(ids):
+    return np.array([ids], np.int32)
 
 
 def logits_of(run, row):

@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 
 from jaxpretrain.interop.families import FAMILIES
-from jaxpretrain.interop.huggingface import class_of, export_model
+from jaxpretrain.interop.huggingface import (
+    class_of,
+    export_model,
+    import_params,
+    switches,
+)
 from jaxpretrain.interop.tensors import to_theirs
 from jaxpretrain.models.config import TransformerConfig
 from jaxpretrain.models.heads import classifier, discriminator
@@ -163,6 +168,21 @@ def test_logits(pair, mask):
         kept = kept[:, 0] if name == "pair" else kept
         ours_here, value = ours_here[kept == 1], value[kept == 1]
         np.testing.assert_allclose(ours_here, value, rtol=0, atol=TOLERANCE)
+
+
+def test_what_pytorch_holds_is_imported(pair):
+    """Its whole state and its own ``config.json``: every parameter of ours is filled as it was."""
+    config, state = pair.theirs.config.to_dict(), pair.theirs.state_dict()
+    tensors = {name: value.numpy() for name, value in state.items()}
+    back = import_params(config, tensors, pair.params)
+    if pair.family == "modernbert":  # whose first block has no norm before attention
+        pair.params["stack"]["blocks"]["attention_norm"]["scale"][0] = 1.0
+    jax.tree.map(np.testing.assert_array_equal, back, pair.params)
+    ours, given = switches(config), pair.backbone.config
+    same = ("width", "layers", "heads", "number_of_kv_heads", "size_of_head", "size_of_mlp")
+    same += ("size_of_embedding", "decoder_layers", "token_types", "norm_epsilon", "rotary_base")
+    same += ("tied_embeddings", "first_norm", "positions", "activation", "dropout")
+    assert {n: getattr(ours, n) for n in same} == {n: getattr(given, n) for n in same}
 
 
 def test_loss_and_gradients(pair):
