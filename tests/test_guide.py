@@ -57,6 +57,7 @@ SHORT = {
     "model.width": "16",
     "model.layers": "1",
     "model.dropout": "0",
+    "optimizer.learning_rate": "0.001",  # all the same, so that they share compiled programs
     "optimizer.warmup_steps": "2",
     "train.steps": "4",
     "evaluate.every": "4",

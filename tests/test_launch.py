@@ -395,7 +395,10 @@ def test_tests_run_in_parallel_unless_told_otherwise(project: Project):
     for cores, workers in ((1, 1), (2, 2), (5, 4), (64, 4)):
         project.add("nproc", f"#!{BASH}\necho {cores}\n")
         done = project.run("launch/test.sh", "tests/data")
-        assert done.stdout == f"cpu: -m pytest -n {workers} --dist loadfile tests/data\n"
+        assert (
+            done.stdout
+            == f"cpu: -m pytest -n {workers} --dist loadfile --no-loadscope-reorder tests/data\n"
+        )
     for arguments in (["-n", "0"], ["-n3"], ["--pdb"], ["-p", "no:xdist"]):
         done = project.run("launch/test.sh", *arguments)
         assert done.stdout == f"cpu: -m pytest {' '.join(arguments)}\n"

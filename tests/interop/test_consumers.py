@@ -118,11 +118,16 @@ def test_an_encoder_and_decoder(exported):
     places = [np.arange(len(row[0]))[None] for row in (ids_of(ids), wanted)]
     source = Source(ids_of(ids), np.ones((1, len(ids)), np.int32), places[0])
     backbone, ones = run.objective.backbone, np.ones_like(wanted)
-    with jax.default_matmul_precision("highest"):
+
+    @jax.jit
+    def scores(params):
         hidden = backbone.encode(
-            run.params, wanted, ones, places[1], visibility="causal", source=source
+            params, wanted, ones, places[1], visibility="causal", source=source
         )
-        ours = backbone.logits(run.params, hidden)
+        return backbone.logits(params, hidden)
+
+    with jax.default_matmul_precision("highest"):
+        ours = scores(run.params)
     np.testing.assert_allclose(ours, found, rtol=0, atol=TOLERANCE)
 
 
@@ -244,8 +249,12 @@ def logits_of(run, row):
     """Our scores of rows ``[rows, length]`` of ids, with no padding that matters."""
     positions = np.broadcast_to(np.arange(row.shape[1]), row.shape)
     backbone, ones = run.objective.backbone, np.ones(row.shape, np.int32)
+    seen = run.objective.visibility
+
+    @jax.jit
+    def scores(params):
+        hidden = backbone.encode(params, row, ones, positions, visibility=seen)
+        return backbone.logits(params, hidden)
+
     with jax.default_matmul_precision("highest"):
-        hidden = backbone.encode(
-            run.params, row, ones, positions, visibility=run.objective.visibility
-        )
-        return backbone.logits(run.params, hidden)
+        return scores(run.params)
