@@ -166,7 +166,7 @@ def check_same_config(workdir: AnyPath, config: Mapping[str, Any]) -> None:
     stored = flatten(raw)
     if config.keys() - stored.keys():  # a run of an older version has what is now the default
         with suppress(UserError):
-            now = flatten(complete(raw))
+            now = flatten(complete(raw).to_dict())
             stored |= {key: now[key] for key in config if key in now and key not in stored}
     different = [
         key
