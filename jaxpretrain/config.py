@@ -7,7 +7,6 @@ code that uses it. The complete config has every key, and it is what a run store
 
 import importlib.util
 import inspect
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,6 +46,7 @@ from jaxpretrain.settings import (
     TrainSettings,
 )
 from jaxpretrain.sharding import DEFAULT_RULES, make_mesh
+from jaxpretrain.storage import json_object
 
 
 def _model_settings(preset: str) -> dict[str, Setting]:
@@ -270,7 +270,7 @@ def read_file(path: str, function: str = "get_config") -> dict[str, Any]:
         near = sorted(str(p) for p in Path(file).parent.glob("*.py"))
         raise UserError(f"there is no config file {file}{did_you_mean(file, near)}")
     if Path(file).suffix == ".json":
-        return _read_json(Path(file))
+        return json_object(Path(file))
     if Path(file).suffix != ".py":
         raise UserError(
             f"{file} is no config file: it must be Python, with {function}(), in .py, or the "
@@ -293,13 +293,3 @@ def read_file(path: str, function: str = "get_config") -> dict[str, Any]:
     if not isinstance(config, ConfigDict | Mapping):
         raise UserError(f"{file}: {function}() returned {type(config).__name__}, not a ConfigDict")
     return config.to_dict() if isinstance(config, ConfigDict) else dict(config)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds a {type(value).__name__}, not the sections of a config")
-    return value

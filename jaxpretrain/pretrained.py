@@ -1,9 +1,11 @@
 """A Hugging Face model, asked about a text without a run: its loss, and what fits into the gaps.
 
-from jaxpretrain.pretrained import load
+With `load`, one line each:
 
-load("bert-folder").gaps("The quick brown [MASK] jumps over the lazy dog.")
-load("gpt2-folder").loss("The future of AI is")
+    load("bert-folder").gaps("The quick brown [MASK] jumps over the lazy dog.")
+    load("gpt2-folder").loss("The future of AI is")
+
+In both the folder is a local one.
 """
 
 from collections.abc import Sequence

@@ -4,6 +4,7 @@ In an object store a file appears whole or not at all; it cannot be appended to,
 or locked. What needs these has a local copy (`data.store_copy`, `metrics`) or a lease (`lease`).
 """
 
+import json
 import os
 import shutil
 import uuid
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from etils import epath
 
@@ -92,6 +93,27 @@ def move(folder: AnyPath, target: AnyPath) -> None:
         files.cp_file(name, there + name.removeprefix(source))
     for name in names:
         files.rm_file(name)
+
+
+def json_object(path: AnyPath, advice: str = "") -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Args:
+        path: of the file.
+        advice: what to do where it holds something else, as the end of the message.
+
+    Raises:
+        UserError: it cannot be read, or holds something else.
+    """
+    with access(f"read {path}"):
+        text = path.read_bytes().decode(errors="replace")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged: it is not a JSON object{advice}")
+    return value
 
 
 def write(path: AnyPath, data: str | bytes) -> None:

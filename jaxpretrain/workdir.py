@@ -13,7 +13,7 @@ from jaxpretrain.errors import UserError
 from jaxpretrain.lease import SECONDS, Held, lease
 from jaxpretrain.processes import say
 from jaxpretrain.schema import flatten
-from jaxpretrain.storage import AnyPath, access, is_remote, write
+from jaxpretrain.storage import AnyPath, access, is_remote, json_object, write
 
 # What may change between two parts of a run, because it does not touch the parameters: whole
 # sections (the token store and the tokenizer are compared by their checksums), and single keys.
@@ -127,6 +127,11 @@ def claim_workdir(
         check_identity(workdir, identity)
         known = read_json(workdir / "run.json")
         if OPEN in known.values():
+            if not saved:
+                raise UserError(
+                    f"{workdir} has no checkpoint of the model that was imported into it: the "
+                    "import was cut off; delete the folder and import again"
+                )
             with access(f"write the workdir {workdir}"):
                 write(workdir / "run.json", json.dumps(known | identity, indent=2) + "\n")
         return
@@ -203,12 +208,4 @@ def check_identity(workdir: AnyPath, identity: Mapping[str, str]) -> None:
 
 def read_json(path: AnyPath) -> dict:
     """A JSON object of a run's folder; UserError where it is missing or damaged."""
-    with access(f"read {path}"):
-        text = path.read_bytes().decode(errors="replace")
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged: it is not a JSON object; give another --workdir")
-    return value
+    return json_object(path, "; give another --workdir")

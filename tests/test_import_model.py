@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from jaxpretrain.data.tokenizer_hf import FastTokenizer
 from jaxpretrain.errors import UserError
 from jaxpretrain.export import export
 from jaxpretrain.import_model import import_model
@@ -20,7 +21,7 @@ from jaxpretrain.models.presets import PRESETS
 from jaxpretrain.models.transformer import Backbone
 from jaxpretrain.pretrained import load
 from jaxpretrain.reopen import opened
-from jaxpretrain.workdir import read_json
+from jaxpretrain.workdir import claim_workdir, read_json
 from support.hf_tokenizers import byte_level, wordpiece_vocabulary
 from support.made_run import make_run
 from support.tiny_run import tokenizer_of
@@ -198,3 +199,13 @@ def test_gaps_and_losses_that_there_are_not(bert, tmp_path):
         gpt2.loss("T")
     with pytest.raises(UserError, match="there is no text"):
         gpt2.loss("")
+
+
+def test_an_import_that_was_cut_off_is_not_trained_from_random_weights(bert, tmp_path):
+    folder, _, _ = bert
+    import_model(folder, tmp_path / "run")
+    config, tokenizer = read_json(tmp_path / "run/config.json"), FastTokenizer.from_folder(folder)
+    identity = {"tokenizer": tokenizer.sha256, "token store": "b" * 64}
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    with pytest.raises(UserError, match="the import was cut off; delete the folder"):
+        claim_workdir(tmp_path / "run", config, tokenizer, identity)

@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxpretrain.data.vocab import NAMES
 from jaxpretrain.errors import UserError
-from jaxpretrain.storage import AnyPath
+from jaxpretrain.storage import AnyPath, json_object
 
 # What a checkpoint calls the special pieces if it does not say.
 _USUAL = {
@@ -120,21 +120,6 @@ def model_size(folder: AnyPath) -> int:
     file = folder / "config.json"
     size = json_object(file).get("vocab_size") if file.exists() else None
     return size if isinstance(size, int) else 0
-
-
-def json_object(file: AnyPath) -> dict:
-    """The JSON object in a file.
-
-    Raises:
-        UserError: it holds something else.
-    """
-    try:
-        value = json.loads(file.read_bytes())
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise UserError(f"{file} is not a JSON object: it is damaged, or not what its name says")
-    return value
 
 
 def roles(content: dict, vocab: dict[str, int], settings: dict, name: str) -> dict[str, Any]:

@@ -85,18 +85,20 @@ def _read_t5(config: Mapping) -> Mapping:
     return config
 
 
-_BERT_SIZES = {
+_SIZES = {
     "vocab_size": ("vocab_size",),
     "width": ("hidden_size",),
     "layers": ("num_hidden_layers",),
     "heads": ("num_attention_heads",),
     "mlp_width": ("intermediate_size",),
     "max_length": ("max_position_embeddings",),
+    "init_scale": ("initializer_range",),
+}
+_BERT_SIZES = _SIZES | {
     "token_types": ("type_vocab_size",),
     "norm_epsilon": ("layer_norm_eps",),
     "dropout": ("hidden_dropout_prob",),
     "attention_dropout": ("attention_probs_dropout_prob",),
-    "init_scale": ("initializer_range",),
 }
 _BERT_OPTIONS = {
     "hidden_act": ("gelu",),
@@ -163,18 +165,12 @@ FAMILIES = {
     ),
     "llama": Family(
         "llama",
-        {
-            "vocab_size": ("vocab_size",),
-            "width": ("hidden_size",),
-            "layers": ("num_hidden_layers",),
-            "heads": ("num_attention_heads",),
+        _SIZES
+        | {
             "kv_heads": ("num_key_value_heads",),
             "head_width": ("head_dim",),
-            "mlp_width": ("intermediate_size",),
-            "max_length": ("max_position_embeddings",),
             "norm_epsilon": ("rms_norm_eps",),
             "attention_dropout": ("attention_dropout",),
-            "init_scale": ("initializer_range",),
             "tied_embeddings": ("tie_word_embeddings",),
             "rotary_base": ("rope_theta",),
         },
@@ -199,18 +195,12 @@ FAMILIES = {
     ),
     "modernbert": Family(
         "modernbert",
-        {
-            "vocab_size": ("vocab_size",),
-            "width": ("hidden_size",),
-            "layers": ("num_hidden_layers",),
-            "heads": ("num_attention_heads",),
-            "mlp_width": ("intermediate_size",),
-            "max_length": ("max_position_embeddings",),
+        _SIZES
+        | {
             "norm_epsilon": ("norm_eps",),
             # Theirs in the feed-forward layer is before its last matrix.
             "dropout": ("embedding_dropout", "mlp_dropout"),
             "attention_dropout": ("attention_dropout",),
-            "init_scale": ("initializer_range",),
             "rotary_base": ("global_rope_theta",),
         },
         {

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxpretrain.errors import UserError
-from jaxpretrain.storage import AnyPath, access, write
+from jaxpretrain.storage import AnyPath, access, json_object, write
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -74,7 +74,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder} is not a Hugging Face model: it has no config.json; give the folder that "
             "save_pretrained wrote, or that was downloaded"
         )
-    return _json(path)
+    return json_object(path)
 
 
 def write_model(folder: AnyPath, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]):
@@ -114,7 +114,7 @@ def _files(folder: Path) -> dict[str, str]:
         with _opened(folder / WEIGHTS) as file:
             return dict.fromkeys(file.keys(), WEIGHTS)
     if (folder / INDEX).is_file():
-        found = _json(folder / INDEX).get("weight_map")
+        found = json_object(folder / INDEX).get("weight_map")
         if not isinstance(found, dict) or not found:
             raise UserError(f"{folder / INDEX} is damaged: it has no weight_map")
         missing = sorted({file for file in found.values() if not (folder / file).is_file()})
@@ -137,15 +137,3 @@ def _opened(path: Path):
             yield file
     except (OSError, damaged) as error:
         raise UserError(f"{path} cannot be read ({error}): download or save it again") from None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    with access(f"read {path}"):
-        text = path.read_bytes()
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged: it is not a JSON object")
-    return value

@@ -2,6 +2,7 @@
 
 import json
 import random
+from functools import partial
 from pathlib import Path
 
 from tokenizers import (
@@ -135,3 +136,19 @@ def random_texts(count: int, seed: int = 0) -> list[str]:
     return [
         "".join(part(rng.choice(pools)) for _ in range(rng.randrange(30))) for _ in range(count)
     ]
+
+
+KINDS = {
+    "wordpiece": wordpiece,
+    "vocab.txt": wordpiece_vocabulary,
+    "cased": partial(wordpiece_vocabulary, do_lower_case=False, tokenizer_class="BertTokenizer"),
+    "byte-level": byte_level,
+    "prefixed": partial(byte_level, add_prefix_space=True),
+    "llama": llama,
+    "t5": t5,
+}
+
+
+def of_all_kinds(base: Path) -> dict[str, Path]:
+    """A folder for each of `KINDS`, in one that is there."""
+    return {kind: make(base / kind) for kind, make in KINDS.items()}
