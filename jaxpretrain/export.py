@@ -61,16 +61,16 @@ def export(workdir: AnyPath, out: Path, *, which: str = "best") -> list[Path]:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out} holds something already: give another --out, or empty it")
     run = opened(workdir, which)
-    family = family_of(run)
+    family, objectives = family_of(run)
     folders = []
-    for name, part in parts_of(run.objective, run.params).items():
+    for name, part in parts_of(objectives, run.params).items():
         loader, kept = class_of(family, part.heads)
         left_out = tuple(sorted(part.heads - set(kept)))
         params = {group: tree for group, tree in part.params.items() if group not in left_out}
         config, tensors = export_model(family, part.config, params)
         where = out / name
         write_model(where, config | {"architectures": [loader]} | ids(run), tensors)
-        for path, content in beside(workdir, run, part, loader, left_out).items():
+        for path, content in beside(workdir, run, objectives, part, loader, left_out).items():
             with access(f"write {where}"):
                 (where / path).parent.mkdir(parents=True, exist_ok=True)
                 write(where / path, content)
@@ -81,8 +81,9 @@ def export(workdir: AnyPath, out: Path, *, which: str = "best") -> list[Path]:
     return folders
 
 
-def family_of(run: Opened) -> str:
-    """The family of Hugging Face models that a run's model is one of.
+def family_of(run: Opened) -> tuple[str, list[Objective]]:
+    """The family of Hugging Face models that a run's model is one of, and those objectives of the
+    run under which positions saw each other as they do in it.
 
     Raises:
         UserError: none is.
@@ -93,27 +94,28 @@ def family_of(run: Opened) -> str:
             f"model.preset is {preset!r}, and no Hugging Face model is built so: train with one of "
             f"{', '.join(FAMILIES)}"
         )
-    sees = {part.visibility for part in objective.parts()}
     needed = FAMILIES[preset].sees
-    if needed not in sees:
+    alike = [part for part in objective.parts() if part.visibility == needed]
+    if not alike:
+        sees = {part.visibility for part in objective.parts()}
         raise UserError(
             f"{objective.name} trained a model in which attention is {' and '.join(sorted(sees))}, "
             f"and a Hugging Face {preset} has it {needed}: it would not compute the same"
         )
-    return preset
+    return preset, alike
 
 
-def parts_of(objective: Objective, params: dict) -> dict[str, Part]:
-    """The models that an objective has trained, by the folder that they go to."""
-    parts, config = objective.parts(), objective.backbone.config
-    samples = next((part.samples for part in parts if part.samples), None)
-    heads = params.keys() - objective.backbone.axes().keys() - {"generator"}
-    if any(part.token_term and not isinstance(part, RTD) for part in parts):
+def parts_of(objectives: list[Objective], params: dict) -> dict[str, Part]:
+    """The models that objectives have trained, by the folder that they go to."""
+    backbone = objectives[0].backbone
+    samples = next((one.samples for one in objectives if one.samples), None)
+    heads = params.keys() - backbone.axes().keys() - {"generator"}
+    if any(one.token_term and not isinstance(one, RTD) for one in objectives):
         heads |= {"head"}  # which has no parameters of its own where all it does is tied
-    body = objective.backbone.axes().keys() - {"head"} | heads
+    body = backbone.axes().keys() - {"head"} | heads
     main = {group: tree for group, tree in params.items() if group in body}
-    found = {"": Part(config, main, frozenset(heads), samples)}
-    for rtd in (part for part in parts if isinstance(part, RTD)):
+    found = {"": Part(backbone.config, main, frozenset(heads), samples)}
+    for rtd in (one for one in objectives if isinstance(one, RTD)):
         own = params["generator"] | {group: params[group] for group in TIED if group in params}
         found["generator"] = Part(rtd.generator.config, own, frozenset({"head"}), "gaps")
     return found
@@ -129,12 +131,17 @@ def ids(run: Opened) -> dict[str, int]:
 
 
 def beside(
-    workdir: AnyPath, run: Opened, part: Part, loader: str, left_out: tuple[str, ...]
-) -> dict[str, str | bytes]:
+    workdir: AnyPath,
+    run: Opened,
+    objectives: list[Objective],
+    part: Part,
+    loader: str,
+    left_out: tuple[str, ...],
+) -> dict[str, str]:
     """What lies beside the model: the tokenizer's files, the card, and what vectors need."""
-    config, [first, *_] = run.config, run.objective.parts()
+    config, first = run.config, objectives[0]
     longest = first.longest_input(config.data.length, config.data.batch_size)
-    vectors = next((one for one in run.objective.parts() if isinstance(one, Contrastive)), None)
+    vectors = next((one for one in objectives if isinstance(one, Contrastive)), None)
     task = PIPELINES.get(part.samples, "")
     facts = Facts(
         title=f"{workdir.name}: {config.model.preset}, pretrained with {run.objective.name}",

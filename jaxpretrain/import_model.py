@@ -29,8 +29,6 @@ OBJECTIVES = {
     "BertForNextSentencePrediction": "nsp",
     "ElectraForPreTraining": "rtd",
     "T5ForConditionalGeneration": "span_corruption",
-    "GPT2LMHeadModel": "clm",
-    "LlamaForCausalLM": "clm",
 }
 OTHERWISE = {"full": "mlm", "causal": "clm"}
 ENCLOSING = 3  # tokens that an objective adds to a row, at most

@@ -83,6 +83,34 @@ def test_the_tokenizer_gives_the_ids_that_the_model_was_trained_on(tokenizer, tm
     assert config["model_max_length"] == LENGTH + 3 and "token_type_ids" in str(config)
 
 
+def test_of_a_mixture_the_objectives_that_the_family_can_be_count(tokenizer, tmp_path):
+    """BERT sees both ways: what the causal task makes of a text is not what it is given."""
+    from tokenizers import Tokenizer as Fast
+
+    tasks = {"a": {"name": "clm"}, "b": {"name": "mlm"}}
+    both = {
+        "name": "mixture",
+        "mode": "shared",
+        "tasks": {name: {**t, "weight": 1.0} for name, t in tasks.items()},
+    }
+    make_run(tmp_path / "run", tokenizer, "bert", both)
+    export(tmp_path / "run", tmp_path / "out")
+    assert read_config(tmp_path / "out")["architectures"] == ["BertForMaskedLM"]
+    assert "pipeline_tag: fill-mask" in (tmp_path / "out/README.md").read_text()
+    fast = Fast.from_file(str(tmp_path / "out/tokenizer.json"))
+    vocab = tokenizer.vocab
+    assert fast.encode("x").ids == [vocab.bos, *tokenizer.encode("x"), vocab.eos]
+
+
+def test_the_card_names_the_text(tokenizer, tmp_path):
+    parts = {"a": {"name": "text", "path": "books/*.txt", "weight": 2.0}}
+    parts["b"] = {"name": "jsonl", "path": "web.jsonl", "weight": 1.0}
+    make_run(tmp_path / "run", tokenizer, "gpt2", "clm", {"name": "mixture", "parts": parts})
+    export(tmp_path / "run", tmp_path / "out")
+    line = "| Data | a: text `books/*.txt` x 2, b: jsonl `web.jsonl` x 1 |"
+    assert line in (tmp_path / "out/README.md").read_text().splitlines()
+
+
 def test_the_card_says_what_the_run_recorded(tokenizer, tmp_path):
     run = make_run(tmp_path / "run", tokenizer, "bert", "mlm")
     tested = {"split": "test", "step": STEP, "loss": 2.75, "bits_per_hidden_byte": 1.25}

@@ -91,9 +91,12 @@ def _training(facts: Facts) -> list[tuple[str, str]]:
 
 
 def _source(source: Mapping[str, Any]) -> str:
-    if source["name"] != "mixture":
-        return source["name"]
-    return ", ".join(f"{name} ({part['weight']:g})" for name, part in source["parts"].items())
+    """Where the text is from: kinds of sources, with their paths or datasets and their weights."""
+    if source["name"] == "mixture":
+        parts = source["parts"].items()
+        return ", ".join(f"{name}: {_source(part)} x {part['weight']:g}" for name, part in parts)
+    what = source.get("path") or source.get("dataset")
+    return f"{source['name']} `{what}`" if what else source["name"]
 
 
 def _held_out(facts: Facts) -> list[tuple[str, str]]:

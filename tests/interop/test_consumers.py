@@ -62,8 +62,13 @@ def test_every_tensor_finds_its_place(name, exported):
         with open(f"{part}/config.json") as file:
             [loader] = json.load(file)["architectures"]
         model, info = getattr(transformers, loader).from_pretrained(part, output_loading_info=True)
-        missing = {key for key in info["missing_keys"] if "pooler" not in key}
-        assert not missing and not info["unexpected_keys"] and not info["mismatched_keys"]
+        # Only a contrastive run without a projection has nothing for BERT's pooler.
+        pooler = {"pooler.dense.weight", "pooler.dense.bias"} if name == "mean" else set()
+        assert (
+            set(info["missing_keys"]) == pooler
+            and not info["unexpected_keys"]
+            and not info["mismatched_keys"]
+        )
         tokenizer = transformers.AutoTokenizer.from_pretrained(part)
         assert model.config.eos_token_id == tokenizer.eos_token_id
         assert model.config.pad_token_id == tokenizer.pad_token_id
@@ -76,12 +81,8 @@ def test_fill_mask(name, exported):
     theirs = transformers.pipeline("fill-mask", model=folder)(GAP, top_k=4)
     for (_, p), found in zip(ours, theirs, strict=True):
         assert found["score"] == pytest.approx(p, abs=TOLERANCE)
-    best = theirs[0]
-    assert best["sequence"].startswith("The quick brown") and ours[0][0] in (
-        best["token_str"].strip(),
-        repr(best["token_str"]),
-        run.tokenizer.words([best["token"]])[0],
-    )
+    assert theirs[0]["sequence"].startswith("The quick brown")
+    assert run.tokenizer.words([theirs[0]["token"]]) == [ours[0][0]]
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
@@ -197,7 +198,7 @@ def test_lm_eval(exported, tmp_path):
             ids = tokenizer(f"{item['question']} {choice}").input_ids
             logs = np.asarray(step(np.pad(ids, (0, 24 - len(ids)))[None]))[0]
             sums.append(sum(float(logs[at - 1, ids[at]]) for at in range(start, len(ids))))
-            assert theirs == pytest.approx(sums[-1], abs=10 * TOLERANCE)
+            assert theirs == pytest.approx(sums[-1], abs=TOLERANCE)
         right += int(np.argmax(sums)) == item["label"]
     assert found["results"]["choices"]["acc,none"] == right / 2
 

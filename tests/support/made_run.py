@@ -19,7 +19,12 @@ LENGTH, ROWS = 40, 8
 
 
 def make_run(
-    workdir: Path, tokenizer: Tokenizer, preset: str, objective: str, **model: object
+    workdir: Path,
+    tokenizer: Tokenizer,
+    preset: str,
+    objective: str | dict,
+    source: dict | None = None,
+    **model: object,
 ) -> Path:
     """Writes config, tokenizer, checkpoint and a summary; returns the folder.
 
@@ -27,13 +32,14 @@ def make_run(
         workdir: of the run.
         tokenizer: of the run.
         preset: of the model.
-        objective: with its defaults.
+        objective: its name, or its section.
+        source: its section; None is the embedded corpus.
         model: keys of the model section, on top of `SMALL`.
     """
     raw = {
-        "source": {"name": "embedded"},
+        "source": source or {"name": "embedded"},
         "model": {"preset": preset} | SMALL | model,
-        "objective": {"name": objective},
+        "objective": {"name": objective} if isinstance(objective, str) else objective,
         "data": {"length": LENGTH, "batch_size": ROWS},
     }
     config = complete(raw)
