@@ -15,7 +15,14 @@ from jaxpretrain.data.store import TOKENIZER
 from jaxpretrain.data.tokenizer_hf import FastTokenizer
 from jaxpretrain.errors import UserError
 from jaxpretrain.interop.folder import Tensors, read_config
-from jaxpretrain.interop.huggingface import HOW, family_of, import_params, switches
+from jaxpretrain.interop.huggingface import (
+    HOW,
+    family_of,
+    import_params,
+    settings,
+    switches,
+)
+from jaxpretrain.objectives.rtd import RTD, TIED
 from jaxpretrain.settings import DataSettings
 from jaxpretrain.state import TrainState, init_state
 from jaxpretrain.storage import AnyPath, access
@@ -31,6 +38,8 @@ OBJECTIVES = {
     "T5ForConditionalGeneration": "span_corruption",
 }
 OTHERWISE = {"full": "mlm", "causal": "clm"}
+# Where an export has ELECTRA's generator, in the folder of its discriminator.
+BESIDE = "generator"
 ENCLOSING = 3  # tokens that an objective adds to a row, at most
 
 
@@ -40,21 +49,25 @@ def import_model(
     *,
     file: str | None = None,
     overrides: Mapping[str, str] | None = None,
+    generator: Path | None = None,
 ) -> None:
     """Makes a workdir whose first checkpoint, at step 0, is the model.
 
     The model section of its config is the model's own; all else is the config file's. What an
-    objective trains and the model has not (a head, ELECTRA's generator) starts anew.
+    objective trains and the model has not (a head) starts anew.
 
     Args:
         folder: Hugging Face's, with ``config.json``, safetensors and the tokenizer's files.
         workdir: of the new run; must hold none.
         file: config file; None takes the defaults, and the objective that fits the model.
         overrides: dotted keys and text on top of it.
+        generator: folder of ELECTRA's generator; None takes ``generator`` in the model's folder,
+            where an export has it, if it is there. For `rtd` only.
 
     Raises:
-        UserError: the folder is no such model, or has what our backbone does not compute; the
-            config does not fit it; the workdir holds a run already.
+        UserError: a folder is no such model, or has what our backbone does not compute; the config
+            does not fit it; the generator and the model are not of one ELECTRA; the workdir holds a
+            run already.
     """
     theirs = read_config(folder)
     ours = switches(theirs)
@@ -62,10 +75,22 @@ def import_model(
         if (workdir / "run.json").exists():
             raise UserError(f"{workdir} holds a run already: give another --workdir")
     tokenizer = FastTokenizer.from_folder(folder, size=ours.vocab_size)
-    config = complete(sections(theirs, workdir, file, overrides or {}))
+    if generator is None and (folder / BESIDE).is_dir():
+        beside: Path | None = folder / BESIDE
+    else:
+        beside = generator
+    small = None if beside is None else read_config(beside)
+    config = complete(sections(theirs, workdir, file, overrides or {}, small))
     pieces = build(config, tokenizer.vocab)
     tensors = Tensors(folder, family_of(theirs).base)
     found = import_params(theirs, tensors, pieces.abstract.params)
+    if beside is not None and isinstance(pieces.objective, RTD):
+        found |= {"generator": generator_params(beside, pieces, found)}
+    elif generator is not None:
+        raise UserError(
+            f"a generator is a part of rtd, and the objective is {pieces.objective.name}: leave "
+            "--generator out, or set --config.objective.name=rtd"
+        )
     with sole_use(workdir):
         identity = {"tokenizer": tokenizer.sha256, "token store": OPEN}
         claim_workdir(workdir, config.to_dict(), tokenizer, identity)
@@ -83,8 +108,53 @@ def import_model(
     print(f"  prepare and train with --config={workdir}/config.json")
 
 
+def generator_params(folder: Path, pieces: Pieces, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The generator's own parameters.
+
+    Args:
+        folder: of the generator.
+        pieces: of the run, whose objective is `RTD`.
+        found: the discriminator's parameters, with which the generator shares its embeddings.
+
+    Raises:
+        UserError: it is not this discriminator's generator, or not a whole one.
+    """
+    theirs, needed = read_config(folder), settings("electra", pieces.objective.generator.config)
+    given = settings("electra", switches(theirs))
+    differs = [
+        f"{key} {given[key]} (not {need})"
+        for key, need in needed.items()
+        if given[key] != need and not key.endswith(("_prob", "_range"))
+    ]
+    if differs:
+        raise UserError(
+            f"the generator in {folder} is not the model's with objective.generator_size="
+            f"{pieces.objective.generator_size}: it has {', '.join(differs)}"
+        )
+    shapes = pieces.abstract.params["generator"]
+    shared = {name: pieces.abstract.params[name] for name in TIED if name in found}
+    read = import_params(theirs, Tensors(folder, family_of(theirs).base), shapes | shared)
+    missing = sorted(shapes.keys() - read.keys())
+    if missing:
+        raise UserError(
+            f"the generator in {folder} has no {', '.join(missing)}: it must be an "
+            "ElectraForMaskedLM"
+        )
+    for name in shared:
+        if not np.allclose(read[name]["embedding"], found[name]["embedding"], rtol=0, atol=1e-6):
+            raise UserError(
+                f"the generator in {folder} has other embeddings of {name} than the model, and "
+                "ELECTRA's share them: give the generator that it was trained with"
+            )
+    return {name: read[name] for name in shapes}
+
+
 def sections(
-    theirs: Mapping[str, Any], workdir: AnyPath, file: str | None, overrides: Mapping[str, str]
+    theirs: Mapping[str, Any],
+    workdir: AnyPath,
+    file: str | None,
+    overrides: Mapping[str, str],
+    generator: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The raw config of the run.
 
@@ -93,6 +163,7 @@ def sections(
         workdir: of the run, which is to have the tokenizer.
         file: config file or None.
         overrides: dotted keys and text.
+        generator: the ``config.json`` of ELECTRA's generator, if there is one.
     """
     raw = read_file(file) if file else {}
     family, model = family_of(theirs), asdict(switches(theirs))
@@ -107,6 +178,9 @@ def sections(
     if "objective" not in raw:
         classes = theirs.get("architectures") or [""]
         raw["objective"] = {"name": OBJECTIVES.get(classes[0], OTHERWISE[family.sees])}
+    if generator and raw["objective"].get("name") == "rtd":
+        size = switches(generator).width / model["width"]
+        raw["objective"] = {"generator_size": size} | raw["objective"]
     for key, text in overrides.items():
         section, _, name = key.partition(".")
         if section == "tokenizer" or (section == "model" and name not in FREE):

@@ -94,7 +94,14 @@ def run(arguments: list[str]) -> int:
         from jaxpretrain.import_model import import_model
 
         workdir = path_of(options.workdir)
-        import_model(Path(options.model), workdir, file=options.config, overrides=overrides)
+        generator = Path(options.generator) if options.generator else None
+        import_model(
+            Path(options.model),
+            workdir,
+            file=options.config,
+            overrides=overrides,
+            generator=generator,
+        )
         return 0
     if options.command == "evaluate":
         from jaxpretrain.evaluate import evaluate
@@ -271,6 +278,9 @@ def parser() -> argparse.ArgumentParser:
         "--model", metavar="DIR", required=True, help="its folder, with safetensors and tokenizer"
     )
     bring.add_argument("--workdir", metavar="DIR", required=True, help="folder of the new run")
+    bring.add_argument(
+        "--generator", metavar="DIR", help="of ELECTRA; default: DIR/generator, where an export is"
+    )
     for sub in (evaluate, score, export):
         sub.add_argument(
             "--checkpoint",

@@ -115,6 +115,59 @@ def test_what_we_export_we_import(tiny_config_file, tmp_path, capsys):
     assert again.tokenizer.encode_gaps(text, "[MASK]") == ids
 
 
+@pytest.fixture(scope="module")
+def electra(tiny_config_file, tmp_path_factory):
+    """A run of ELECTRA with a generator of half the width, and its export."""
+    folder = tmp_path_factory.mktemp("electra")
+    objective = {"name": "rtd", "generator_size": 0.5}
+    make_run(folder / "run", tokenizer_of(tiny_config_file), "electra", objective)
+    export(folder / "run", folder / "out")
+    return folder
+
+
+def test_electra_is_imported_with_its_generator(electra, tmp_path, capsys):
+    first = opened(electra / "run", "latest")
+    del first.params["head"]
+    moved = shutil.copytree(electra / "out", tmp_path / "out")
+    apart = shutil.move(moved / "generator", tmp_path / "small")
+    for number, (model, generator) in enumerate([(electra / "out", None), (moved, apart)]):
+        import_model(model, tmp_path / f"run{number}", generator=generator)
+        assert "generator" not in capsys.readouterr().out
+        again = opened(tmp_path / f"run{number}", "latest")
+        del again.params["head"]  # which the discriminator has no use for
+        assert again.objective.generator.config.width == first.objective.generator.config.width
+        jax.tree.map(np.testing.assert_array_equal, again.params, first.params)
+    import_model(moved, tmp_path / "alone")
+    assert "not in the model, and so untrained: generator, head" in capsys.readouterr().out
+
+
+def test_generators_of_other_models(electra, tmp_path, capsys):
+    def refused(message, generator, **overrides):
+        with pytest.raises(UserError, match=message):
+            import_model(
+                electra / "out", tmp_path / "run", generator=generator, overrides=overrides
+            )
+
+    own = electra / "out/generator"
+    refused("is a part of rtd, and the objective is mlm", own, **{"objective.name": "mlm"})
+    refused(
+        r"generator_size=0.25: it has hidden_size \d+ \(not \d+\)",
+        own,
+        **{"objective.generator_size": "0.25"},
+    )
+    whole = {"objective.generator_size": "1.0"}
+    refused("has no head: it must be an ElectraForMaskedLM", electra / "out", **whole)
+    other = shutil.copytree(own, tmp_path / "other")
+    read = Tensors(own)
+    changed = {name: read[name] for name in read}
+    changed["electra.embeddings.word_embeddings.weight"] += 0.1
+    save_file(changed, other / "model.safetensors")
+    refused("has other embeddings of tokens than the model", other)
+    command = ["import", f"--model={electra}/out", f"--workdir={tmp_path}/run"]
+    assert main([*command, f"--generator={tmp_path}/none"]) == 2
+    assert "it has no config.json" in capsys.readouterr().err
+
+
 def test_heads_that_are_missing_start_anew(bert, tmp_path, capsys):
     folder, _, _ = bert
     import_model(folder, tmp_path / "run", overrides={"objective.name": "bert"})

@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from jaxpretrain.errors import UserError
-from jaxpretrain.interop import tables
+from jaxpretrain.interop import config_json, tables
 from jaxpretrain.interop.tensors import Tensor
 from jaxpretrain.models.attention import Visibility
 
@@ -39,50 +38,6 @@ class Family(NamedTuple):
     absent: Mapping[str, Any] = MappingProxyType({})
     read: Callable[[Mapping], Mapping] = lambda config: config
     written: Callable[[dict], dict] = lambda config: config
-
-
-def _read_rope(config: Mapping) -> dict:
-    """The base of rotary positions, which newer files keep in a dict of its own."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise UserError(
-            f"the rotary positions are scaled ({kind!r}) in the model's config.json: only plain "
-            "ones ('default') can be imported"
-        )
-    return {**config, "rope_theta": rope.get("rope_theta") or config.get("rope_theta") or 10_000.0}
-
-
-def _written_rope(config: dict) -> dict:
-    rope = {"rope_type": "default", "rope_theta": config["rope_theta"]}
-    return config | {"rope_parameters": rope}
-
-
-def _read_modernbert(config: Mapping) -> dict:
-    """Newer files list the kind of each layer, and have a base for each kind."""
-    kinds = config.get("layer_types")
-    rope = (config.get("rope_parameters") or {}).get("full_attention", {})
-    base = rope.get("rope_theta") or config.get("global_rope_theta") or 160_000.0
-    found = {**config, "global_rope_theta": base}
-    if kinds:
-        found["global_attn_every_n_layers"] = 1 if set(kinds) == {"full_attention"} else kinds
-    return found
-
-
-def _written_modernbert(config: dict) -> dict:
-    rope = {"rope_type": "default", "rope_theta": config["global_rope_theta"]}
-    both = {"full_attention": rope, "sliding_attention": rope}
-    kinds = ["full_attention"] * config["num_hidden_layers"]
-    return config | {"rope_parameters": both, "layer_types": kinds}
-
-
-def _read_t5(config: Mapping) -> Mapping:
-    """transformers 5 says so of a head of its own, and always that it is tied."""
-    if config.get("scale_decoder_outputs") is False:
-        config = {**config, "tie_word_embeddings": False}
-    if not config.get("num_decoder_layers"):
-        config = {**config, "num_decoder_layers": config.get("num_layers")}
-    return config
 
 
 _SIZES = {
@@ -173,6 +128,7 @@ FAMILIES = {
             "attention_dropout": ("attention_dropout",),
             "tied_embeddings": ("tie_word_embeddings",),
             "rotary_base": ("rope_theta",),
+            **{ours: (ours,) for ours in config_json.LLAMA3},
         },
         {
             "hidden_act": ("silu",),
@@ -190,8 +146,8 @@ FAMILIES = {
             "norm_epsilon": 1e-6,
             "tied_embeddings": False,
         },
-        _read_rope,
-        _written_rope,
+        config_json.read_llama,
+        config_json.written_llama,
     ),
     "modernbert": Family(
         "modernbert",
@@ -202,24 +158,26 @@ FAMILIES = {
             "dropout": ("embedding_dropout", "mlp_dropout"),
             "attention_dropout": ("attention_dropout",),
             "rotary_base": ("global_rope_theta",),
+            "local_rotary_base": ("local_rope_theta",),
+            "local_window": ("local_window",),
+            "global_every": ("global_attn_every_n_layers",),
         },
         {
-            "hidden_activation": ("gelu_pytorch_tanh",),
-            "classifier_activation": ("gelu_pytorch_tanh",),
-            "classifier_bias": (True,),
+            "hidden_activation": ("gelu", None),
+            "classifier_activation": ("gelu", None),
+            "classifier_bias": (False, None),
             "decoder_bias": (True, None),
             "norm_bias": (False, None),
             "attention_bias": (False, None),
             "mlp_bias": (False, None),
             "tie_word_embeddings": (True, None),
-            "global_attn_every_n_layers": (1,),
         },
         tables.modernbert_table(),
         {("head",): "ModernBertForMaskedLM", (): "ModernBertModel"},
         "full",
         "model.",
-        read=_read_modernbert,
-        written=_written_modernbert,
+        read=config_json.read_modernbert,
+        written=config_json.written_modernbert,
     ),
     "t5": Family(
         "t5",
@@ -234,17 +192,18 @@ FAMILIES = {
             "norm_epsilon": ("layer_norm_epsilon",),
             "relative_buckets": ("relative_attention_num_buckets",),
             "relative_max_distance": ("relative_attention_max_distance",),
+            "activation": ("activation",),
+            "tied_embeddings": ("tie_word_embeddings",),
+            "head_scale": ("head_scale",),
             "dropout": ("dropout_rate",),
             "attention_dropout": ("dropout_rate",),
         },
-        {
-            "feed_forward_proj": ("gated-gelu",),
-            "tie_word_embeddings": (False,),
-        },
+        {"feed_forward_proj": tuple(config_json.FEED_FORWARD)},
         tables.t5_table(),
         {("head",): "T5ForConditionalGeneration"},
         "causal",
         absent={"head_width": 64, "mlp_width": 2048},
-        read=_read_t5,
+        read=config_json.read_t5,
+        written=config_json.written_t5,
     ),
 }

@@ -169,14 +169,26 @@ def settings(name: str, config: TransformerConfig) -> dict[str, Any]:
     for field in fields(TransformerConfig):
         have = derived.get(field.name, getattr(config, field.name))
         need = usual.get(field.name, getattr(preset, field.name))
-        unused = field.name.startswith(("relative_", "rotary_", "init_scale", "max_length"))
-        if field.name not in free and not unused and have != need:
+        if field.name not in free and _in_use(field.name, config) and have != need:
             raise UserError(
                 f"model.{field.name} is {have!r}, and a Hugging Face {name} has {need!r}: it "
                 "cannot be exported as one"
             )
     options = {key: allowed[0] for key, allowed in family.options.items()}
     return family.written(written | options)
+
+
+def _in_use(name: str, config: TransformerConfig) -> bool:
+    """Whether what a model computes can depend on this switch."""
+    if name.startswith("relative_"):
+        return config.positions == "relative"
+    if name in ("rotary_base", "rotary_factor"):
+        return config.positions == "rotary"
+    if name.startswith("rotary_"):
+        return config.positions == "rotary" and config.rotary_factor != 1.0
+    if name in ("global_every", "local_rotary_base"):
+        return config.local_window > 0
+    return name not in ("init_scale", "max_length")
 
 
 def _family(name: Any) -> Family:

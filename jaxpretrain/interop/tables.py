@@ -73,7 +73,7 @@ def llama_table() -> list[Tensor]:
 
 
 def t5_table() -> list[Tensor]:
-    """``T5ForConditionalGeneration`` of version 1.1: gated, and with a head of its own."""
+    """``T5ForConditionalGeneration``; since version 1.1 gated, and with a head of its own."""
     table = [Tensor("shared.weight", ("tokens/embedding",), "table")]
     for theirs, ours in (("encoder", "stack"), ("decoder", "decoder")):
         at, blocks = theirs + ".block.{}.layer", f"{ours}/blocks"
@@ -85,12 +85,16 @@ def t5_table() -> list[Tensor]:
                 table += _kernel(f"{at}.{number}.{attention}.{letter}", f"{blocks}/{name}/{part}")
             table += _kernel(f"{at}.{number}.{attention}.o", f"{blocks}/{name}/output", 2)
         last = len(sublayers)
+        gate = f"{blocks}/mlp/gate/kernel"
+        [plain] = _kernel(f"{at}.{last}.DenseReluDense.wi", f"{blocks}/mlp/up")
+        [gated] = _kernel(f"{at}.{last}.DenseReluDense.wi_1", f"{blocks}/mlp/up")
         bias = f"{theirs}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
         table += [
             Tensor(bias, (f"{ours}/relative_bias/embedding",), "table"),
             *_scale(f"{at}.{last}.layer_norm", f"{blocks}/mlp_norm"),
+            plain._replace(unless=gate),
+            gated._replace(given=gate),
             *_kernel(f"{at}.{last}.DenseReluDense.wi_0", f"{blocks}/mlp/gate"),
-            *_kernel(f"{at}.{last}.DenseReluDense.wi_1", f"{blocks}/mlp/up"),
             *_kernel(f"{at}.{last}.DenseReluDense.wo", f"{blocks}/mlp/down"),
             *_scale(f"{theirs}.final_layer_norm", f"{ours}/final_norm"),
         ]

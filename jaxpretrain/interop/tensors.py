@@ -6,7 +6,7 @@ are one of theirs, whether it is there once for each layer.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -24,6 +24,8 @@ class Tensor(NamedTuple):
             (``[outputs, inputs]``).
         input_axes: how many axes of our kernel are summed over.
         first: the layer from which on they have it; before it ours are not used, and are ones.
+        given: a path of ours; the line is for models that have it.
+        unless: a path of ours; the line is for models that do not have it.
     """
 
     theirs: str
@@ -31,11 +33,17 @@ class Tensor(NamedTuple):
     layout: Literal["vector", "table", "matrix", "turned"]
     input_axes: int = 1
     first: int = 0
+    given: str = ""
+    unless: str = ""
 
     @property
     def layered(self) -> bool:
         """Whether there is one for each layer."""
         return "{}" in self.theirs
+
+    def holds(self, paths: Set[str]) -> bool:
+        """Whether it is a line for a model with these paths."""
+        return {*self.ours, self.given} - {""} <= paths and self.unless not in paths
 
 
 def to_ours(
@@ -59,7 +67,7 @@ def to_ours(
     wanted = dict(flat(shapes))
     found: dict[str, np.ndarray] = {}
     for line in table:
-        if line.ours[0] not in wanted:
+        if not line.holds(wanted.keys()):
             continue
         ours = [wanted[path].shape for path in line.ours]
         if line.layered:
@@ -90,7 +98,7 @@ def to_theirs(table: Iterable[Tensor], params: Mapping[str, Any]) -> dict[str, n
     have = dict(flat(params))
     tensors = {}
     for line in table:
-        if line.ours[0] not in have:
+        if not line.holds(have.keys()):
             continue
         arrays = [np.asarray(have[path]) for path in line.ours]
         if line.layered:

@@ -8,8 +8,10 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxpretrain.errors import UserError
+from jaxpretrain.models.config import TransformerConfig
 from jaxpretrain.models.placement import is_divided, place, platform
 from jaxpretrain.models.splash import missing as splash_misses
 from jaxpretrain.models.splash import splash_attention
@@ -26,11 +28,19 @@ class Sight(NamedTuple):
         mask: bool ``[rows, 1, length, keys]``, True where a query sees a key.
         segments: int ``[rows, length]`` where rows see themselves, within segments; else None.
         causal: then, whether a query sees no key after it.
+        window: how far a query sees on either side; None means that there is no end.
     """
 
     mask: Array
     segments: Array | None = None
     causal: bool = False
+    window: int | None = None
+
+    def near(self, window: int) -> "Sight":
+        """The same up to `window` positions away."""
+        queries, keys = (jnp.arange(size) for size in self.mask.shape[2:])
+        close = jnp.abs(queries[:, None] - keys[None, :]) <= window
+        return self._replace(mask=self.mask & close, window=window)
 
 
 def sight(segments: Array, prefix: Array | None, visibility: Visibility) -> Sight:
@@ -113,7 +123,13 @@ def attention(
         )
     if kernel == "splash":
         return splash_attention(
-            query_BTNH, key_BSKH, value_BSKH, sight.segments, causal=sight.causal, scale=scale
+            query_BTNH,
+            key_BSKH,
+            value_BSKH,
+            sight.segments,
+            causal=sight.causal,
+            window=sight.window,
+            scale=scale,
         )
     return _plain_attention(
         query_BTNH, key_BSKH, value_BSKH, sight.mask, bias_1NTS, scale, dropout, dropout_keys
@@ -245,20 +261,30 @@ def relative_buckets(length: int, buckets: int, max_distance: int, *, two_sided:
     return after + jnp.where(distance < exact, distance, far)
 
 
-def rotate(x_BTNH: Array, positions: Array, base: float) -> Array:
+def rotary_frequencies(config: TransformerConfig, *, local: bool) -> np.ndarray:
+    """How fast rotary positions turn each pair of a head: float32 ``[head width / 2]``, in radians
+    a token; see `TransformerConfig.rotary_factor`. `local` is whether the layer is."""
+    half = config.size_of_head // 2
+    base = config.local_rotary_base if local else config.rotary_base
+    plain = base ** (-np.arange(half) / half)
+    turns = config.rotary_length * plain / (2 * np.pi)
+    share = (turns - config.rotary_low) / (config.rotary_high - config.rotary_low)
+    stays = np.clip(share, 0.0, 1.0)
+    return (plain * (stays + (1.0 - stays) / config.rotary_factor)).astype(np.float32)
+
+
+def rotate(x_BTNH: Array, positions: Array, frequencies: np.ndarray) -> Array:
     """Rotary positions (Su et al. 2021, arXiv:2104.09864), first half of a head against second.
 
     Args:
         x_BTNH: queries or keys; H is even.
         positions: int ``[rows, length]``.
-        base: wavelength base.
+        frequencies: ``[H / 2]``, see `rotary_frequencies`.
 
     Returns:
         An array like x, turned; computed in float32.
     """
-    half = x_BTNH.shape[-1] // 2
-    frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = positions[:, :, None, None].astype(jnp.float32) * frequency
+    angle = positions[:, :, None, None].astype(jnp.float32) * frequencies
     sin, cos = jnp.sin(angle), jnp.cos(angle)
     first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

@@ -34,14 +34,30 @@ class TransformerConfig:
         positions: "learned", "rotary" (Su et al. 2021, arXiv:2104.09864), "relative" (the bucketed
             bias of T5, Raffel et al. 2020, arXiv:1910.10683) or "none".
         rotary_base: wavelength base of the rotary positions.
+        rotary_factor: how much longer the long wavelengths become, as in Llama 3.1 (Grattafiori et
+            al. 2024, arXiv:2407.21783), so that rows can be longer than those trained on; 1 leaves
+            them. Long are those of more than ``rotary_length / rotary_low`` tokens; those of less
+            than ``rotary_length / rotary_high`` stay, and between the two the frequency goes
+            linearly from one to the other.
+        rotary_length: longest row before the factor came.
+        rotary_low: see `rotary_factor`.
+        rotary_high: see `rotary_factor`.
+        local_window: tokens on either side that a query sees in a local layer, as far as its
+            objective lets it; 0 means that no layer is local.
+        global_every: then, of so many layers the first sees whole rows, and the others are local,
+            as in ModernBERT (Warner et al. 2024, arXiv:2412.13663).
+        local_rotary_base: `rotary_base` of the local layers.
         relative_buckets: buckets of the relative bias.
         relative_max_distance: distance beyond which all share the last bucket.
         activation: of the feed-forward layer; "swiglu" and "geglu" (Shazeer 2020,
-            arXiv:2002.05202) have a third matrix.
+            arXiv:2002.05202) have a third matrix; "_tanh" is the usual approximation.
         biases: additive biases in the projections and in LayerNorm.
         tied_embeddings: the head uses the token embeddings as its vocabulary matrix.
-        head_transform: a dense layer, activation and norm before the vocabulary matrix, as in BERT.
+        head_transform: a dense layer, activation and norm before the vocabulary matrix, as in
+            BERT; the dense layer has a bias if there are `biases`.
         head_bias: a bias over the vocabulary.
+        head_scale: factor on what the vocabulary matrix is multiplied with; the first T5 has
+            ``width ** -0.5``.
         attention_scale: factor on the attention scores; 0 means ``head_width ** -0.5``.
         dropout: on the embeddings and on the output of each sublayer.
         attention_dropout: on the attention probabilities; not available in fused kernels.
@@ -81,13 +97,21 @@ class TransformerConfig:
     first_norm: bool = True
     positions: Literal["learned", "rotary", "relative", "none"] = "rotary"
     rotary_base: float = 10_000.0
+    rotary_factor: float = 1.0
+    rotary_length: int = 8192
+    rotary_low: float = 1.0
+    rotary_high: float = 4.0
+    local_window: int = 0
+    global_every: int = 3
+    local_rotary_base: float = 10_000.0
     relative_buckets: int = 32
     relative_max_distance: int = 128
-    activation: Literal["gelu", "gelu_tanh", "relu", "swiglu", "geglu"] = "gelu"
+    activation: Literal["gelu", "gelu_tanh", "relu", "swiglu", "geglu", "geglu_tanh"] = "gelu"
     biases: bool = True
     tied_embeddings: bool = True
     head_transform: bool = False
     head_bias: bool = False
+    head_scale: float = 1.0
     attention_scale: float = 0.0
     dropout: float = 0.0
     attention_dropout: float = 0.0
@@ -99,7 +123,7 @@ class TransformerConfig:
     loss_block: int = -1
 
     def __post_init__(self):
-        for name in ("width", "layers", "heads", "max_length"):
+        for name in ("width", "layers", "heads", "max_length", "rotary_length", "global_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name} is {getattr(self, name)}: it must be at least 1")
         for name in (
@@ -109,6 +133,7 @@ class TransformerConfig:
             "mlp_width",
             "embedding_width",
             "token_types",
+            "local_window",
         ):
             if getattr(self, name) < 0:
                 raise UserError(f"model.{name} is {getattr(self, name)}: it must not be negative")
@@ -120,9 +145,15 @@ class TransformerConfig:
         for name in ("dropout", "attention_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise UserError(f"model.{name} is {getattr(self, name)}: it must be in [0, 1)")
-        for name in ("norm_epsilon", "init_scale", "rotary_base"):
+        above_0 = ("norm_epsilon", "init_scale", "head_scale", "rotary_base", "local_rotary_base")
+        for name in (*above_0, "rotary_factor", "rotary_low"):
             if not getattr(self, name) > 0.0:
                 raise UserError(f"model.{name} is {getattr(self, name)}: it must be above 0")
+        if self.rotary_high <= self.rotary_low:
+            raise UserError(
+                f"model.rotary_high is {self.rotary_high} and model.rotary_low {self.rotary_low}: "
+                "the first must be above the second"
+            )
         if not self.head_width and self.width % self.heads:
             raise UserError(
                 f"model.heads is {self.heads}, which does not divide model.width {self.width}: "
@@ -183,7 +214,12 @@ class TransformerConfig:
     @property
     def gated(self) -> bool:
         """Whether the feed-forward layer has a gate matrix."""
-        return self.activation in ("swiglu", "geglu")
+        return self.activation in ("swiglu", "geglu", "geglu_tanh")
+
+    @property
+    def period(self) -> int:
+        """Layers from one that sees whole rows to the next; 1 if all do."""
+        return self.global_every if self.local_window else 1
 
 
 # Up to so many layers are written out on a CPU.

@@ -31,20 +31,31 @@ def forward_flops(
     head = slots * (2 * narrow * config.vocab_size + head_transform)
     total = head + projection * (length + source_length)
     if not source_length:
-        return total + config.layers * block_flops(config, length, visibility)
-    encoder = config.layers * block_flops(config, source_length, "full")
-    decoder = config.decoder_layers * (
-        block_flops(config, length, visibility) + cross_flops(config, length, source_length)
-    )
-    return total + encoder + decoder
+        return total + stack_flops(config, config.layers, length, visibility)
+    layers = config.decoder_layers
+    encoder = stack_flops(config, config.layers, source_length, "full")
+    decoder = stack_flops(config, layers, length, visibility)
+    return total + encoder + decoder + layers * cross_flops(config, length, source_length)
 
 
-def block_flops(config: TransformerConfig, length: int, visibility: Visibility) -> int:
-    """One block over one row of `length` tokens."""
+def stack_flops(config: TransformerConfig, layers: int, length: int, visibility: Visibility) -> int:
+    """So many blocks over one row of `length` tokens, whole and local ones."""
+    whole = -(-layers // config.period)
+    local = (layers - whole) * block_flops(config, length, visibility, config.local_window)
+    return whole * block_flops(config, length, visibility) + local
+
+
+def block_flops(
+    config: TransformerConfig, length: int, visibility: Visibility, window: int | None = None
+) -> int:
+    """One block over one row of `length` tokens, each of which sees at most `window` on a side."""
     width, heads, head = config.width, config.heads, config.size_of_head
     attention = 2 * width * head * (2 * heads + 2 * config.number_of_kv_heads)
     feed_forward = 2 * width * config.size_of_mlp * (3 if config.gated else 2)
-    scores = 4 * length * heads * head // (2 if visibility == "causal" else 1)
+    keys = length / 2 if visibility == "causal" else length
+    if window is not None:
+        keys = min(keys, window + 1 if visibility == "causal" else 2 * window + 1)
+    scores = int(4 * keys * heads * head)
     return length * (attention + feed_forward + scores)
 
 

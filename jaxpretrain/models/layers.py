@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxpretrain.models.attention import Sight, attention, rotate
+from jaxpretrain.models.attention import Sight, attention, rotary_frequencies, rotate
 from jaxpretrain.models.config import TransformerConfig
 from jaxpretrain.models.placement import is_divided, place
 from jaxpretrain.types import Array
@@ -29,7 +29,8 @@ ACTIVATIONS = {
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
     "swiglu": jax.nn.silu,
-    "geglu": lambda x: jax.nn.gelu(x, approximate=True),
+    "geglu": gelu,
+    "geglu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
 }
 
 
@@ -118,8 +119,8 @@ class Attention(nnx.Module):
         seen = x if memory is None else memory
         query, key, value = self.query(x), self.key(seen), self.value(seen)
         if config.positions == "rotary" and memory is None:
-            query = rotate(query, positions, config.rotary_base)
-            key = rotate(key, positions, config.rotary_base)
+            frequencies = rotary_frequencies(config, local=sight.window is not None)
+            query, key = (rotate(x, positions, frequencies) for x in (query, key))
         # Each device has its positions' queries, and all positions' keys and values.
         query = place(query, "rows", "length", "heads", "head")
         key, value = (place(x, "rows", "", "kv_heads", "head") for x in (key, value))

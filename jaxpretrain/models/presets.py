@@ -58,7 +58,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "norm": "rmsnorm",
         "norm_epsilon": 1e-6,
         "positions": "relative",
-        "activation": "geglu",
+        "activation": "geglu_tanh",
         "biases": False,
         "tied_embeddings": False,
         "attention_scale": 1.0,
@@ -81,8 +81,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dropout": 0.1,
         "attention_dropout": 0.1,
     },
-    # After ModernBERT-base (Warner et al. 2024, arXiv:2412.13663), but every layer attends to the
-    # whole row, the GELU is the tanh approximation, and the head's dense layer has a bias.
+    # ModernBERT-base: Warner et al. 2024, arXiv:2412.13663.
     "modernbert": {
         "width": 768,
         "layers": 22,
@@ -92,6 +91,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "embedding_norm": True,
         "first_norm": False,
         "rotary_base": 160_000.0,
+        "local_window": 64,
         "activation": "geglu",
         "biases": False,
         "head_transform": True,

@@ -1,8 +1,8 @@
 """Attention on a TPU: JAX's splash kernel, which never has the scores, nor the mask.
 
-The kernel (the idea is that of Dao et al. 2022, arXiv:2205.14135) knows two masks here, causal and
-full, and the segments of packed rows, which it compares as it goes. A row of the mask without any
-key would divide by zero; attention to oneself has none.
+The kernel (the idea is that of Dao et al. 2022, arXiv:2205.14135) knows causal and full masks
+here, with or without a window, and the segments of packed rows, which it compares as it goes. A row
+of the mask without any key would divide by zero; attention to oneself has none.
 
 Shape suffixes as in `attention.py`.
 """
@@ -41,6 +41,7 @@ def splash_attention(
     segments: Array,
     *,
     causal: bool,
+    window: int | None = None,
     scale: float,
     interpret: bool = False,
 ) -> Array:
@@ -52,6 +53,7 @@ def splash_attention(
         value_BTKH: values.
         segments: int ``[rows, length]``.
         causal: whether a query sees no key after it.
+        window: how far it sees on either side; None means that there is no end.
         scale: factor on the scores.
         interpret: run the kernel's program without a TPU, slowly, for tests.
 
@@ -62,7 +64,7 @@ def splash_attention(
     padding = -length % LANES
 
     def here(query, key, value, segments):
-        kernel = _kernel(length + padding, query.shape[2], causal, interpret)
+        kernel = _kernel(length + padding, query.shape[2], causal, window, interpret)
         # What fills a row up sees nothing but itself.
         segments = jnp.pad(segments, ((0, 0), (0, padding)), constant_values=-1)
         query, key, value = (
@@ -92,14 +94,18 @@ def _segment_ids(segments: Array):
 
 
 @cache
-def _masks(length: int, heads: int, causal: bool):
+def _masks(length: int, heads: int, causal: bool, window: int | None):
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-    mask = (splash.CausalMask if causal else splash.FullMask)((length, length))
+    square = (length, length)
+    if window is not None:
+        mask = splash.LocalMask(square, (window, 0 if causal else window), 0)
+    else:
+        mask = (splash.CausalMask if causal else splash.FullMask)(square)
     return splash.MultiHeadMask([mask] * heads)
 
 
-def _kernel(length: int, heads: int, causal: bool, interpret: bool):
+def _kernel(length: int, heads: int, causal: bool, window: int | None, interpret: bool):
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     block = math.gcd(length, LARGEST_BLOCK)
@@ -113,5 +119,5 @@ def _kernel(length: int, heads: int, causal: bool, interpret: bool):
         use_fused_bwd_kernel=True,
     )
     return splash.make_splash_mha_single_device(
-        _masks(length, heads, causal), block_sizes=sizes, interpret=interpret
+        _masks(length, heads, causal, window), block_sizes=sizes, interpret=interpret
     )

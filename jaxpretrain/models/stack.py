@@ -124,36 +124,50 @@ class Stack(nnx.Module):
         if self.relative_bias is not None:
             bias = self.relative_bias(x.shape[1]).astype(x.dtype)
         definition, stacked = nnx.split(self.blocks)
-
-        def layer(x, numbered):
-            number, block = numbered
-            layer_keys = None
-            if keys is not None:
-                layer_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
-            block = nnx.merge(definition, block)
-            x = block(
-                x,
-                number=number,
-                sight=sight,
-                bias=bias,
-                positions=positions,
-                keys=layer_keys,
-                memory=memory,
-                memory_sight=memory_sight,
-            )
-            return x, None
-
         looped = config.scan_layers == "on"
-        if config.remat != "none":
+
+        def layer(sight):
+            def run(x, number, block):
+                layer_keys = None
+                if keys is not None:
+                    layer_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+                return nnx.merge(definition, block)(
+                    x,
+                    number=number,
+                    sight=sight,
+                    bias=bias,
+                    positions=positions,
+                    keys=layer_keys,
+                    memory=memory,
+                    memory_sight=memory_sight,
+                )
+
+            if config.remat == "none":
+                return run
             policy = {
                 "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
                 "full": jax.checkpoint_policies.nothing_saveable,
             }[config.remat]
-            layer = jax.checkpoint(layer, policy=policy, prevent_cse=not looped)
-        if looped:
-            x, _ = jax.lax.scan(layer, x, (jnp.arange(self.layers), stacked))
-        else:
-            for number in range(self.layers):
-                one = jax.tree.map(lambda stack, number=number: stack[number], stacked)
-                x, _ = layer(x, (number, one))
+            return jax.checkpoint(run, policy=policy, prevent_cse=not looped)
+
+        # Whole and local layers alternate with a period, which is what a loop goes through at once.
+        period = config.period
+        kinds = [layer(sight), *[layer(sight.near(config.local_window))] * (period - 1)]
+        in_loop = self.layers - self.layers % period if looped else 0
+
+        def one_period(x, numbered):
+            first, blocks = numbered
+            for offset, (run, block) in enumerate(zip(kinds, blocks, strict=True)):
+                x = run(x, first + offset, block)
+            return x, None
+
+        if in_loop:
+            groups = [
+                jax.tree.map(lambda stack, start=start: stack[start:in_loop:period], stacked)
+                for start in range(period)
+            ]
+            x, _ = jax.lax.scan(one_period, x, (jnp.arange(0, in_loop, period), groups))
+        for number in range(in_loop, self.layers):
+            block = jax.tree.map(lambda stack, number=number: stack[number], stacked)
+            x = kinds[number % period](x, number, block)
         return x if self.final_norm is None else self.final_norm(x)

@@ -24,7 +24,9 @@ class Head(nnx.Module):
         width, narrow = config.width, config.size_of_embedding
         scale = config.init_scale
         self.transform = (
-            Dense((width,), (narrow,), ("width", "embed"), bias=True, scale=scale, rngs=rngs)
+            Dense(
+                (width,), (narrow,), ("width", "embed"), bias=config.biases, scale=scale, rngs=rngs
+            )
             if config.head_transform
             else None
         )
@@ -39,13 +41,13 @@ class Head(nnx.Module):
         self.bias = (
             nnx.Param(jnp.zeros(config.vocab_size), axes=("vocab",)) if config.head_bias else None
         )
-        self.activation = config.activation
+        self.activation, self.scale = config.activation, config.head_scale
 
     def vectors(self, x: Array) -> Array:
         """What is multiplied with the vocabulary matrix, ``[..., narrow]``, of the stream."""
-        if self.transform is None:
-            return x
-        return self.norm(ACTIVATIONS[self.activation](self.transform(x)))
+        if self.transform is not None:
+            x = self.norm(ACTIVATIONS[self.activation](self.transform(x)))
+        return x if self.scale == 1.0 else x * self.scale
 
     def vocabulary(self, table: Array) -> Vocabulary:
         """What makes scores of the vectors, given the embeddings."""

@@ -92,7 +92,9 @@ def test_heads_are_exported_where_the_family_has_them():
         ("gpt2", {"activation": "gelu"}, "activation is 'gelu'"),
         ("llama", {"biases": True}, "biases is True"),
         ("t5", {"attention_dropout": 0.2}, "attention_dropout is 0.2.*dropout_rate.*is 0.1"),
-        ("t5", {"tied_embeddings": True}, "tied_embeddings is True"),
+        ("t5", {"tied_embeddings": True}, "head_scale is 1.0, .* tied_embeddings=True has 0.204"),
+        ("t5", {"activation": "geglu"}, "activation is 'geglu', .* 'geglu_tanh' or 'relu'"),
+        ("modernbert", {"rotary_factor": 2.0}, "rotary_factor is 2.0.* modernbert has 1.0"),
         ("t5", {"decoder_layers": 0}, "decoder_layers is 0"),
         ("bert", {"token_types": 0}, "token_types is 0"),
     ],
@@ -133,7 +135,11 @@ def test_no_switch_is_lost_silently(name):
             continue
         again = switches(written)
         unused = field.name.startswith("relative") and changed.positions != "relative"
-        unused |= field.name == "rotary_base" and changed.positions != "rotary"
+        unused |= field.name.startswith("rotary") and changed.positions != "rotary"
+        unused |= field.name in ("rotary_length", "rotary_low", "rotary_high") and (
+            changed.rotary_factor == 1.0
+        )
+        unused |= field.name in ("global_every", "local_rotary_base") and not changed.local_window
         unused |= field.name == "max_length" and changed.positions == "relative"
         unused |= field.name == "init_scale" and name == "t5"
         assert unused or getattr(again, field.name) == new, field.name
@@ -166,8 +172,77 @@ def test_sizes_that_are_absent_are_what_transformers_takes_for_them():
     # As transformers 5 writes a T5 1.1 itself.
     newer = written | {"tie_word_embeddings": True, "scale_decoder_outputs": False}
     assert switches(newer) == switches(written)
-    with pytest.raises(UserError, match="tie_word_embeddings is True"):
-        switches(newer | {"scale_decoder_outputs": True})
+    # And the first T5, whose oldest files say neither.
+    for key in ("tie_word_embeddings", "scale_decoder_outputs", "feed_forward_proj"):
+        del written[key]
+    for first in (written, newer | {"scale_decoder_outputs": True, "feed_forward_proj": "relu"}):
+        found = switches(first)
+        assert found.tied_embeddings and found.activation == "relu"
+        assert found.head_scale == pytest.approx(24**-0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (
+            "llama",
+            {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}},
+            "are scaled .'linear'",
+        ),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}},
+            "without original_max_position_embeddings, high_freq_factor: it is incomplete",
+        ),
+        (
+            "modernbert",
+            {"layer_types": ["full_attention", "sliding_attention", "sliding_attention"] * 2},
+            None,
+        ),
+        (
+            "modernbert",
+            {"layer_types": ["sliding_attention", "full_attention"]},
+            "layer_types is sliding_attention, full_attention .*: only whole layers",
+        ),
+        ("modernbert", {"rope_scaling": {"type": "yarn"}}, "are scaled .'yarn'"),
+        ("modernbert", {"mlp_bias": True}, "mlp_bias is True .* only False can be imported"),
+        ("t5", {"feed_forward_proj": "gated-silu"}, "only 'gated-gelu', 'relu' can be imported"),
+    ],
+)
+def test_configs_that_our_backbone_cannot_be(name, change, message):
+    written = settings(name, config_of(name)) | change
+    if message is None:
+        switches(written)
+    else:
+        with pytest.raises(UserError, match=message):
+            switches(written)
+
+
+def test_modernbert_as_its_first_release_describes_itself():
+    """The keys that a file of then has, without the lists of the newer ones."""
+    older = {
+        "model_type": "modernbert",
+        "vocab_size": 50368,
+        "hidden_size": 768,
+        "intermediate_size": 1152,
+        "num_hidden_layers": 22,
+        "num_attention_heads": 12,
+        "max_position_embeddings": 8192,
+        "global_attn_every_n_layers": 3,
+        "local_attention": 128,
+        "global_rope_theta": 160000.0,
+        "local_rope_theta": 10000.0,
+        "hidden_activation": "gelu",
+        "classifier_bias": False,
+        "norm_eps": 1e-05,
+        "norm_bias": False,
+        "decoder_bias": True,
+    }
+    published = TransformerConfig(vocab_size=50368, **PRESETS["modernbert"])
+    assert switches(older) == published
+    newer = settings("modernbert", published)
+    whole = [n for n, kind in enumerate(newer["layer_types"]) if kind == "full_attention"]
+    assert whole == [0, 3, 6, 9, 12, 15, 18, 21] and newer["local_attention"] == 128
 
 
 def test_paths_of_nested_dicts():

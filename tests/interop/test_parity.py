@@ -35,10 +35,29 @@ CASES = {
     "bert, one layer": ("bert", {"layers": 1, "token_types": 3}, ("head",)),
     "electra": ("electra", {"layers": 2, "embedding_width": 10}, ("discriminator_head",)),
     "electra, generator": ("electra", {"layers": 1, "embedding_width": 24}, ("head",)),
-    "modernbert": ("modernbert", {"layers": 3}, ("head",)),
+    "modernbert": ("modernbert", {"layers": 5, "local_window": 2}, ("head",)),
+    "modernbert, all whole": ("modernbert", {"layers": 3, "local_window": 0}, ("head",)),
     "gpt2": ("gpt2", {"layers": 2}, ("head",)),
     "llama, grouped": ("llama", {"layers": 2, "kv_heads": 2, "head_width": 10}, ("head",)),
     "llama, untied": ("llama", {"layers": 1, "kv_heads": 4, "tied_embeddings": False}, ("head",)),
+    # Of its three wavelengths one is left as it is, one is stretched and one is in between.
+    "llama, scaled": (
+        "llama",
+        {
+            "layers": 1,
+            "kv_heads": 4,
+            "rotary_factor": 8.0,
+            "rotary_length": 90,
+            "rotary_base": 300.0,
+        },
+        ("head",),
+    ),
+    "t5, tied": (
+        "t5",
+        {"layers": 1, "decoder_layers": 2, "activation": "relu", "tied_embeddings": True}
+        | {"head_scale": 24**-0.5},
+        ("head",),
+    ),
     "t5": ("t5", {"layers": 2, "decoder_layers": 1, "head_width": 10}, ("head",)),
 }
 MASKS = {
@@ -78,9 +97,9 @@ class Pair:
         their_config = transformers.CONFIG_MAPPING[self.family](**values, pad_token_id=0)
         their_config._attn_implementation = "eager"
         self.theirs = getattr(transformers, name)(their_config).eval()
-        if self.family == "t5":  # of version 1.1: transformers 5 ties its head all the same
-            untied = torch.nn.Linear(config.width, VOCAB, bias=False)
-            self.theirs.lm_head = untied
+        untied = self.family == "t5" and not config.tied_embeddings
+        if untied:  # transformers 5 ties its head all the same
+            self.theirs.lm_head = torch.nn.Linear(config.width, VOCAB, bias=False)
         state = {key: torch.tensor(value) for key, value in tensors.items()}
         found = self.theirs.load_state_dict(state, strict=False)
         assert not found.unexpected_keys
@@ -89,7 +108,7 @@ class Pair:
         unused = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
         missing = {k for k in found.missing_keys if not k.endswith(buffers)} - tied - unused
         assert not missing
-        self.theirs.tie_weights() if self.family != "t5" else None
+        self.theirs.tie_weights() if not untied else None
 
     def outputs(self, params, inputs, mask, types):
         """Of ours, by the names of theirs."""
@@ -181,7 +200,9 @@ def test_what_pytorch_holds_is_imported(pair):
     ours, given = switches(config), pair.backbone.config
     same = ("width", "layers", "heads", "number_of_kv_heads", "size_of_head", "size_of_mlp")
     same += ("size_of_embedding", "decoder_layers", "token_types", "norm_epsilon", "rotary_base")
-    same += ("tied_embeddings", "first_norm", "positions", "activation", "dropout")
+    same += ("tied_embeddings", "first_norm", "positions", "activation", "dropout", "head_scale")
+    same += ("rotary_factor", "rotary_length", "rotary_low", "rotary_high", "local_window")
+    same += ("period", "local_rotary_base")
     assert {n: getattr(ours, n) for n in same} == {n: getattr(given, n) for n in same}
 
 

@@ -30,10 +30,15 @@ def both(function, pulled):
 
 
 @pytest.mark.parametrize(
-    ("causal", "length", "shared", "devices"),
-    [(True, 256, 2, 1), (False, 150, 4, 1), (True, 130, 4, 4)],
+    ("causal", "window", "length", "shared", "devices"),
+    [
+        (True, None, 256, 2, 1),
+        (False, None, 150, 4, 1),
+        (True, 20, 130, 4, 4),
+        (False, 30, 150, 4, 1),
+    ],
 )
-def test_splash_is_plain_attention(causal, length, shared, devices):
+def test_splash_is_plain_attention(causal, window, length, shared, devices):
     query, key, value, segments = made(4, length, 4, shared)
     assert (segments == 0).any() and len(np.unique(segments)) == 4
     pulled = np.random.default_rng(1).normal(size=query.shape).astype(np.float32)
@@ -43,12 +48,12 @@ def test_splash_is_plain_attention(causal, length, shared, devices):
 
     def fused(query, key, value):
         with Placement(mesh).of_activations():
-            return splash_attention(
-                query, key, value, jnp.asarray(segments), causal=causal, scale=0.3, interpret=True
-            )
+            how = {"causal": causal, "window": window, "scale": 0.3, "interpret": True}
+            return splash_attention(query, key, value, jnp.asarray(segments), **how)
 
     def plain(query, key, value):
         seen = sight(jnp.asarray(segments), None, "causal" if causal else "full")
+        seen = seen if window is None else seen.near(window)
         return attention(query, key, value, sight=seen, scale=0.3, implementation="xla")
 
     with jax.default_matmul_precision("highest"):

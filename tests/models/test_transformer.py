@@ -2,10 +2,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 from flax import nnx
 
 from jaxpretrain.errors import UserError
-from jaxpretrain.models.attention import Sight, attention, relative_buckets, rotate, visibility_mask
+from jaxpretrain.models.attention import (
+    Sight,
+    attention,
+    relative_buckets,
+    rotary_frequencies,
+    rotate,
+    visibility_mask,
+)
 from jaxpretrain.models.config import TransformerConfig
 from jaxpretrain.models.layers import FeedForward
 from jaxpretrain.models.presets import PRESETS
@@ -102,8 +110,10 @@ def test_padding_has_no_influence(model):
 def test_scanned_unrolled_and_rematerialised_layers_agree():
     keys = jax.random.split(jax.random.key(3), 6)
     results = []
+    # Three layers of which the second is local: a loop takes two at once, and one is left.
+    switches = {"layers": 3, "local_window": 2, "global_every": 2, "dropout": 0.1}
     for scan, how in (("on", "none"), ("off", "none"), ("on", "dots"), ("off", "full")):
-        backbone = small_backbone(VOCAB, layers=2, scan_layers=scan, remat=how, dropout=0.1)
+        backbone = small_backbone(VOCAB, scan_layers=scan, remat=how, **switches)
         params = backbone.init(jax.random.key(0))
 
         def loss(params, backbone=backbone):
@@ -122,6 +132,42 @@ def test_scanned_unrolled_and_rematerialised_layers_agree():
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), results[0], other
         )
+
+
+@pytest.mark.parametrize("scan_layers", ["on", "off"])
+@pytest.mark.parametrize("visibility", ["full", "causal"])
+def test_local_layers_see_no_further_than_their_window(scan_layers, visibility):
+    """Layers 0, 2 and 4 are whole; without them, influence goes as far as two windows."""
+    switches = {"layers": 5, "local_window": 2, "global_every": 2, "scan_layers": scan_layers}
+    backbone = small_backbone(VOCAB, **switches)
+    params = backbone.init(jax.random.key(0))
+    moved = influence(backbone, params, visibility)
+    if visibility == "full":
+        assert (moved > 1e-7).all()
+    else:
+        assert (moved[10:] > 1e-7).all() and (moved[:10] == 0).all()
+    # Whole layers that add nothing to the stream leave the local ones.
+    for part in ("attention", "mlp"):
+        end = "output" if part == "attention" else "down"
+        kernel = params["stack"]["blocks"][part][end]["kernel"]
+        params["stack"]["blocks"][part][end]["kernel"] = kernel.at[::2].set(0.0)
+    moved = influence(backbone, params, visibility)
+    inside = np.abs(np.arange(24) - 10) <= 2 * 2  # layers 1 and 3
+    if visibility == "causal":
+        inside &= np.arange(24) >= 10
+    np.testing.assert_array_equal(moved > 0, inside)
+
+
+def influence(backbone, params, visibility):
+    """How much each place of rows of one document moves with the token at place 10."""
+    batch = BATCH._replace(
+        segments=np.ones_like(BATCH.segments),
+        positions=np.tile(np.arange(24, dtype=np.int32), (6, 1)),
+    )
+    changed = batch.tokens.copy()
+    changed[:, 10] = SPECIAL + (changed[:, 10] + 7) % 40
+    after = hidden(backbone, params, batch._replace(tokens=changed), visibility)
+    return np.abs(hidden(backbone, params, batch, visibility) - after).max((0, 2))
 
 
 def test_grouped_heads_equal_full_heads_with_repeated_keys():
@@ -148,9 +194,11 @@ def test_grouped_heads_equal_full_heads_with_repeated_keys():
 def test_rotary_scores_depend_on_the_distance_only():
     rng = np.random.default_rng(0)
     q, k = rng.normal(size=(2, 1, 1, 1, 16)).astype(np.float32)
+    config = TransformerConfig(width=16, heads=1, rotary_base=7.0, local_rotary_base=100.0)
+    frequencies = rotary_frequencies(config, local=True)
 
     def score(i, j):
-        a, b = rotate(q, jnp.array([[i]]), 100.0), rotate(k, jnp.array([[j]]), 100.0)
+        a, b = (rotate(x, jnp.array([[at]]), frequencies) for x, at in ((q, i), (k, j)))
         return float(jnp.sum(a * b))
 
     assert score(3, 1) == pytest.approx(score(40, 38), abs=1e-4)
@@ -166,8 +214,30 @@ def test_rotary_scores_depend_on_the_distance_only():
     )
     assert half == len(first)
     np.testing.assert_allclose(
-        np.asarray(rotate(q, jnp.array([[5]]), 100.0)).ravel(), expected, atol=1e-5
+        np.asarray(rotate(q, jnp.array([[5]]), frequencies)).ravel(), expected, atol=1e-5
     )
+
+
+def test_rotary_wavelengths_are_stretched_as_in_llama_3_1():
+    """By its definition, wavelength by wavelength."""
+    config = TransformerConfig(
+        width=64, heads=1, rotary_factor=8.0, rotary_length=512, rotary_low=1.5, rotary_high=4.0
+    )
+    found = rotary_frequencies(config, local=False)
+    kinds = set()
+    for pair, frequency in enumerate(found):
+        plain = 10_000.0 ** (-pair / 32)
+        turns = 512 * plain / (2 * np.pi)
+        if turns > 4.0:
+            kind, expected = "short", plain
+        elif turns < 1.5:
+            kind, expected = "long", plain / 8
+        else:
+            share = (turns - 1.5) / 2.5
+            kind, expected = "between", (1 - share) * plain / 8 + share * plain
+        kinds.add(kind)
+        assert frequency == pytest.approx(expected, rel=1e-6)
+    assert kinds == {"short", "long", "between"}
 
 
 def test_relative_buckets_are_those_of_the_paper():
@@ -300,7 +370,8 @@ def test_values_that_do_not_fit_are_named_with_their_numbers(switches, numbers):
     ("activation", "function"),
     [
         ("swiglu", lambda x: x / (1 + np.exp(-x))),
-        ("geglu", lambda x: x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2),
+        ("geglu", lambda x: x * (1 + scipy.special.erf(x / np.sqrt(2))) / 2),
+        ("geglu_tanh", lambda x: x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3))) / 2),
     ],
 )
 def test_gated_feed_forward_is_its_formula(activation, function):

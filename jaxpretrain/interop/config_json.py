@@ -1,0 +1,146 @@
+"""What the ``config.json`` of a family says in more than one way, or for several switches at once.
+
+A ``read_…`` function brings a ``config.json`` to the keys that the family's table names, of which
+some are ours alone; its ``written_…`` takes those away and adds what their library reads.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxpretrain.errors import UserError
+
+# Of the rotary positions of Llama 3.1, in our keys and in theirs.
+LLAMA3 = {
+    "rotary_factor": "factor",
+    "rotary_length": "original_max_position_embeddings",
+    "rotary_low": "low_freq_factor",
+    "rotary_high": "high_freq_factor",
+}
+WHOLE, LOCAL = "full_attention", "sliding_attention"
+FEED_FORWARD = {"gated-gelu": "geglu_tanh", "relu": "relu"}
+
+
+def read_llama(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The rotary positions, which newer files keep in a dict of their own."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = _kind_of(rope, ("default", "llama3"))
+    found = {**config, "rope_theta": _base(config, rope, "rope_theta", 10_000.0)}
+    if kind == "llama3":
+        missing = [theirs for theirs in LLAMA3.values() if theirs not in rope]
+        if missing:
+            raise UserError(
+                f"the rotary positions are scaled as in Llama 3.1 in the model's config.json, "
+                f"without {', '.join(missing)}: it is incomplete"
+            )
+        found |= {ours: rope[theirs] for ours, theirs in LLAMA3.items()}
+    return found
+
+
+def written_llama(config: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `read_llama`, as old and as new files have it."""
+    config = dict(config)
+    values = {theirs: config.pop(ours) for ours, theirs in LLAMA3.items()}
+    if values["factor"] == 1.0:
+        return config | {"rope_parameters": _plain(config["rope_theta"])}
+    scaled = {"rope_type": "llama3"} | values
+    both = {"rope_parameters": scaled | {"rope_theta": config["rope_theta"]}}
+    return config | both | {"rope_scaling": scaled}
+
+
+def read_modernbert(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Which layers are local, and the bases of both kinds, each in older files and in newer."""
+    ropes = config.get("rope_parameters") or {}
+    both = {kind: ropes.get(kind) or {} for kind in (WHOLE, LOCAL)}
+    for rope in (*both.values(), config.get("rope_scaling") or {}):
+        _kind_of(rope, ("default",))
+    every = config.get("global_attn_every_n_layers") or 3
+    kinds = config.get("layer_types")
+    if kinds and kinds != layer_types(len(kinds), every):
+        every = next((n for n, kind in enumerate(kinds) if n and kind == WHOLE), len(kinds))
+        if kinds != layer_types(len(kinds), every):
+            raise UserError(
+                f"layer_types is {', '.join(kinds)} in the model's config.json: only whole layers "
+                "('full_attention') at equal distances, the first among them, can be imported"
+            )
+    window = config.get("local_attention", 128) // 2
+    return {
+        **config,
+        "global_rope_theta": _base(config, both[WHOLE], "global_rope_theta", 160_000.0),
+        "local_rope_theta": _base(config, both[LOCAL], "local_rope_theta", 10_000.0),
+        "local_window": window if every > 1 else 0,
+        "global_attn_every_n_layers": every,
+    }
+
+
+def written_modernbert(config: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `read_modernbert`, as old and as new files have it."""
+    config = dict(config)
+    window = config.pop("local_window")
+    every = config["global_attn_every_n_layers"] if window else 1
+    ropes = {WHOLE: config["global_rope_theta"], LOCAL: config["local_rope_theta"]}
+    return config | {
+        "global_attn_every_n_layers": every,
+        "local_attention": 2 * window or 128,
+        "layer_types": layer_types(config["num_hidden_layers"], every),
+        "rope_parameters": {kind: _plain(base) for kind, base in ropes.items()},
+    }
+
+
+def layer_types(layers: int, every: int) -> list[str]:
+    """ModernBERT's names of its layers' kinds."""
+    return [LOCAL if number % every else WHOLE for number in range(layers)]
+
+
+def read_t5(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The head, of which transformers 5 always says that it is tied, and the feed-forward layer.
+
+    A tied head scales what it reads, and one of its own does not.
+    """
+    kind = config.get("feed_forward_proj", "relu")
+    tied = config.get("scale_decoder_outputs", config.get("tie_word_embeddings", True))
+    return {
+        **config,
+        "num_decoder_layers": config.get("num_decoder_layers") or config.get("num_layers"),
+        "feed_forward_proj": kind,
+        "activation": FEED_FORWARD.get(kind),
+        "tie_word_embeddings": tied,
+        "head_scale": config.get("d_model", 1) ** -0.5 if tied else 1.0,
+    }
+
+
+def written_t5(config: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `read_t5`."""
+    config = dict(config)
+    scale, activation = config.pop("head_scale"), config.pop("activation")
+    kinds = {ours: theirs for theirs, ours in FEED_FORWARD.items()}
+    if activation not in kinds:
+        raise UserError(
+            f"model.activation is {activation!r}, and a Hugging Face t5 has "
+            f"{' or '.join(map(repr, kinds))}: it cannot be exported as one"
+        )
+    tied = config["tie_word_embeddings"]
+    need = config["d_model"] ** -0.5 if tied else 1.0
+    if abs(scale / need - 1.0) > 1e-6:
+        raise UserError(
+            f"model.head_scale is {scale}, and a Hugging Face t5 with tied_embeddings={tied} has "
+            f"{need:.6g}: it cannot be exported as one"
+        )
+    return config | {"feed_forward_proj": kinds[activation], "scale_decoder_outputs": tied}
+
+
+def _kind_of(rope: Mapping[str, Any], allowed: tuple[str, ...]) -> str:
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in allowed:
+        raise UserError(
+            f"the rotary positions are scaled ({kind!r}) in the model's config.json: only "
+            f"{' and '.join(map(repr, allowed))} can be imported"
+        )
+    return kind
+
+
+def _base(config: Mapping[str, Any], rope: Mapping[str, Any], key: str, otherwise: float) -> float:
+    return rope.get("rope_theta") or config.get(key) or otherwise
+
+
+def _plain(base: float) -> dict[str, Any]:
+    return {"rope_type": "default", "rope_theta": base}
