@@ -14,6 +14,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from benchmarks.made_up import text, vocabulary
 from jaxpretrain.data.vocab import Vocab
@@ -47,13 +48,13 @@ def step_seconds(backbone: Backbone, vocab: Vocab, batch: Batch, repeats: int) -
     placement = Placement(make_mesh(devices=jax.devices()[:1]))
     abstract = abstract_state(objective, optimizer, placement)
     step = jit_train_step(
-        objective, optimizer, abstract, placement, seed=0, total_steps=1000, microbatches=1
+        objective, optimizer, abstract, placement, total_steps=1000, microbatches=1
     )
     state = init_state(objective, optimizer, 0, abstract)
 
     def run():
         nonlocal state
-        state, metrics = step(state, batch)
+        state, metrics = step(state, batch, np.uint32(0))
         return metrics
 
     return median_seconds(run, repeats)

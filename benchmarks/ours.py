@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.made_up import text, vocabulary
 from benchmarks.workers import peak_host_bytes, serve
-from jaxpretrain.assemble import Pieces, build, traced_step
+from jaxpretrain.assemble import Pieces, build, placed_seed, traced_step
 from jaxpretrain.chips import chip_of
 from jaxpretrain.config import load
 from jaxpretrain.errors import UserError
@@ -56,7 +56,7 @@ def work() -> None:
     began = time.perf_counter()
     step = traced_step(pieces).lower().compile()
     compiled = time.perf_counter() - began
-    on_device = jax.device_put(batch, pieces.placement.batch)
+    on_device, seed = jax.device_put(batch, pieces.placement.batch), placed_seed(pieces)
     device = jax.devices()[0]
 
     def answer(steps: int) -> dict:
@@ -64,7 +64,7 @@ def work() -> None:
         jax.block_until_ready(state)
         began = time.perf_counter()
         for _ in range(steps):
-            state, metrics = step(state, on_device)
+            state, metrics = step(state, on_device, seed)
         jax.block_until_ready((state, metrics))
         seconds = time.perf_counter() - began
         stats = device.memory_stats() or {}

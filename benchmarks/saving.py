@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 
 from benchmarks.made_up import text, vocabulary
-from jaxpretrain.assemble import build, traced_step
+from jaxpretrain.assemble import build, placed_seed, traced_step
 from jaxpretrain.checkpoint import Checkpoints
 from jaxpretrain.config import load
 from jaxpretrain.main import quiet_libraries, take_overrides
@@ -42,7 +42,7 @@ def main() -> None:
         text(config.data.batch_size, config.data.length, vocab),
         pieces.placement.batch,
     )
-    step = traced_step(pieces).lower().compile()
+    step, seed = traced_step(pieces).lower().compile(), placed_seed(pieces)
     state = init_state(pieces.objective, pieces.optimizer, 0, pieces.abstract)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -56,7 +56,7 @@ def main() -> None:
                 checkpoints.save(state)
                 held = time.perf_counter() - began
             for _ in range(options.every):
-                state, _ = step(state, batch)
+                state, _ = step(state, batch, seed)
             jax.block_until_ready(state)
             return state, time.perf_counter() - began, held
 

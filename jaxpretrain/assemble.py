@@ -292,11 +292,22 @@ def abstract_batch(pieces: Pieces) -> Batch:
     return Batch(wide, wide, wide, flat, flat, flat)
 
 
+def abstract_seed(pieces: Pieces) -> jax.ShapeDtypeStruct:
+    """Shape and placement of a run's seed."""
+    return jax.ShapeDtypeStruct((), jnp.uint32, sharding=pieces.placement.whole)
+
+
+def placed_seed(pieces: Pieces) -> jax.Array:
+    """The run's seed, on the devices."""
+    return jax.device_put(np.uint32(pieces.config.seed), pieces.placement.whole)
+
+
 def traced_step(pieces: Pieces) -> jax.stages.Traced:
     """The step that trains, traced for the shapes and the placement of the pieces.
 
     Returns:
-        What `lower` and `compile` make a function of state and batch of; see `step.train_step`.
+        What `lower` and `compile` make a function of state, batch and seed of; see
+        `step.train_step`.
     """
     config = pieces.config
     step = jit_train_step(
@@ -304,12 +315,11 @@ def traced_step(pieces: Pieces) -> jax.stages.Traced:
         pieces.optimizer,
         pieces.abstract,
         pieces.placement,
-        seed=config.seed,
         total_steps=config.train.steps,
         microbatches=config.train.microbatches,
         largest_grad_norm=config.guard.largest_grad_norm,
     )
-    return step.trace(pieces.abstract, abstract_batch(pieces))
+    return step.trace(pieces.abstract, abstract_batch(pieces), abstract_seed(pieces))
 
 
 def identity(pieces: Pieces) -> dict[str, str]:

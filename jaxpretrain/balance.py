@@ -6,8 +6,6 @@ a task drowns out the others, or works against them.
 """
 
 import itertools
-from collections.abc import Callable
-from functools import partial
 
 import jax.numpy as jnp
 import optax
@@ -15,7 +13,7 @@ import optax
 from jaxpretrain.objectives.mixture import Mixture
 from jaxpretrain.sharding import Placement
 from jaxpretrain.state import TrainState
-from jaxpretrain.step import Metrics, gradient_and_sums, jit_update, progress_at
+from jaxpretrain.step import Metrics, Update, gradient_and_sums, jit_update, progress_at
 from jaxpretrain.types import Array, Batch
 
 # How far the factors of a mixture that balances itself go towards what one measurement asks for,
@@ -26,9 +24,9 @@ ADAPT = 0.5
 def measure(
     state: TrainState,
     batch: Batch,
+    seed: Array,
     *,
     mixture: Mixture,
-    seed: int,
     total_steps: int,
     microbatches: int,
 ) -> tuple[TrainState, Metrics]:
@@ -37,8 +35,8 @@ def measure(
     Args:
         state: its factors are adapted if the mixture balances itself; nothing else changes.
         batch: rows of a step.
+        seed: of the run, a uint32 scalar.
         mixture: bound to its backbone.
-        seed: of the run.
         total_steps: updates in the whole run.
         microbatches: as in training.
 
@@ -132,15 +130,12 @@ def jit_measure(
     abstract: TrainState,
     placement: Placement,
     *,
-    seed: int,
     total_steps: int,
     microbatches: int,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> Update:
     """`measure` under `jax.jit`, placed on the mesh."""
-    function = partial(
-        measure, mixture=mixture, seed=seed, total_steps=total_steps, microbatches=microbatches
-    )
-    return jit_update(function, abstract, placement)
+    sizes = {"total_steps": total_steps, "microbatches": microbatches}
+    return jit_update(measure, abstract, placement, mixture=mixture, **sizes)
 
 
 class Watch:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -52,9 +53,7 @@ class Checkpoints:
     ):
         self._folder = folder
         self._path = folder if is_remote(folder) else folder.absolute()
-        self._fingerprint: Callable[[Any], dict] = jax.jit(
-            lambda tree: fingerprint(tree), out_shardings=placement.whole
-        )
+        self._fingerprint = _jit_fingerprint(placement)
         best = BestN(
             get_metric_fn=lambda metrics: -metrics["loss"],
             n=1,
@@ -236,3 +235,8 @@ class Checkpoints:
             f"a checkpoint could not be saved in {self._folder} ({reason}): make room or give "
             f"another --workdir; the same command goes on from checkpoint {self.latest()}"
         )
+
+
+@lru_cache(maxsize=8)
+def _jit_fingerprint(placement: Placement) -> Callable[[Any], dict]:
+    return jax.jit(fingerprint, out_shardings=placement.whole)

@@ -1,5 +1,6 @@
 """AdamW and its learning-rate schedules, assembled from optax."""
 
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ class Optimizer(NamedTuple):
     schedule: optax.Schedule
 
 
+@lru_cache(maxsize=32)  # the same arguments give the same rule, and nothing is compiled again
 def make_optimizer(
     *,
     total_steps: int,

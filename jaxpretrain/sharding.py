@@ -128,6 +128,16 @@ class Placement:
                 )
             self._rules[logical] = names
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Placement) and self._content == other._content
+
+    def __hash__(self) -> int:
+        return hash(self._content)
+
+    @property
+    def _content(self) -> tuple:
+        return self.mesh, tuple(sorted(self._rules.items()))
+
     def spec(self, names: Sequence[str], shape: Sequence[int]) -> PartitionSpec:
         """How an array is divided.
 

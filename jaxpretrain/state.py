@@ -1,9 +1,12 @@
 """What training changes: step, parameters, optimizer state; made in place on the mesh."""
 
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxpretrain.objectives.base import Objective
 from jaxpretrain.optim import Optimizer
@@ -30,7 +33,7 @@ class TrainState(NamedTuple):
     passed_over: Array
 
 
-def make_state(objective: Objective, optimizer: Optimizer, seed: int) -> TrainState:
+def make_state(objective: Objective, optimizer: Optimizer, seed: Array | int) -> TrainState:
     """The state before the first update; pure, so it can be traced, compiled and sharded."""
     params = objective.init(jax.random.key(seed))
     opt_state = optimizer.update_rule.init(params)
@@ -38,6 +41,7 @@ def make_state(objective: Objective, optimizer: Optimizer, seed: int) -> TrainSt
     return TrainState(zero, params, opt_state, objective.initial_balance(), zero)
 
 
+@lru_cache(maxsize=16)
 def abstract_state(objective: Objective, optimizer: Optimizer, placement: Placement) -> TrainState:
     """Shapes, types and shardings of the state, without making it.
 
@@ -68,9 +72,32 @@ def init_state(
     objective: Objective, optimizer: Optimizer, seed: int, abstract: TrainState
 ) -> TrainState:
     """The initial state, each device making its own part of it."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    make = jax.jit(lambda: make_state(objective, optimizer, seed), out_shardings=shardings)
-    return make()
+    return _jit_make_state(objective, optimizer, Placed.like(abstract))(np.uint32(seed))
+
+
+class Placed(NamedTuple):
+    """Where the arrays of a tree are, in a form that can be compared and hashed."""
+
+    shardings: tuple
+    structure: jax.tree_util.PyTreeDef
+
+    @classmethod
+    def like(cls, abstract: Any) -> "Placed":
+        """Of a tree of things with a sharding."""
+        leaves, structure = jax.tree.flatten(abstract)
+        return cls(tuple(leaf.sharding for leaf in leaves), structure)
+
+    @property
+    def tree(self) -> Any:
+        """The tree of shardings."""
+        return jax.tree.unflatten(self.structure, self.shardings)
+
+
+@lru_cache(maxsize=8)
+def _jit_make_state(objective: Objective, optimizer: Optimizer, placed: Placed) -> Callable:
+    """`make_state` of a seed, compiled once for all seeds."""
+    make = partial(make_state, objective, optimizer)
+    return jax.jit(make, out_shardings=placed.tree)
 
 
 def fingerprint(tree: Any) -> dict[str, Array]:

@@ -1,7 +1,7 @@
 """The pure train and eval steps. Nothing here knows the objective or the number of devices."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Hashable, Mapping
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,11 @@ import optax
 from jaxpretrain.objectives.base import Objective, split_rows, total_loss
 from jaxpretrain.optim import Optimizer
 from jaxpretrain.sharding import Placement
-from jaxpretrain.state import TrainState
+from jaxpretrain.state import Placed, TrainState
 from jaxpretrain.types import Array, Batch, Progress, Sums
 
 Metrics = dict[str, Array]
+Update = Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
 
 # Held-out losses are measured on the same masks in every run, whatever its own seed.
 EVAL_SEED = 0
@@ -22,10 +23,10 @@ EVAL_SEED = 0
 def train_step(
     state: TrainState,
     batch: Batch,
+    seed: Array,
     *,
     objective: Objective,
     optimizer: Optimizer,
-    seed: int,
     total_steps: int,
     microbatches: int,
     largest_grad_norm: float = 0.0,
@@ -38,9 +39,9 @@ def train_step(
     Args:
         state: before the update.
         batch: rows of the step.
+        seed: of the run, a uint32 scalar.
         objective: bound to its backbone.
         optimizer: see `make_optimizer`.
-        seed: of the run.
         total_steps: updates in the whole run, for schedules.
         microbatches: into how many parts the rows are divided, one after another.
         largest_grad_norm: above it, parameters and optimizer state stay as they are; 0 for none.
@@ -88,7 +89,7 @@ def gradient_and_sums(
     *,
     objective: Objective,
     coefficients: Mapping[str, Array | float],
-    seed: int,
+    seed: Array,
     progress: Progress,
     microbatches: int,
 ) -> tuple[dict, Sums, dict[str, Array]]:
@@ -153,46 +154,59 @@ def jit_train_step(
     abstract: TrainState,
     placement: Placement,
     *,
-    seed: int,
     total_steps: int,
     microbatches: int,
     largest_grad_norm: float = 0.0,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """`train_step` under `jax.jit`, placed on the mesh, the old state donated."""
-    step = partial(
+) -> Update:
+    """`train_step` under `jax.jit`, placed on the mesh, the old state donated.
+
+    The same arguments give the same function, so that runs of one process which differ in their
+    seeds alone, as in an ablation, are traced and compiled once.
+    """
+    return jit_update(
         train_step,
+        abstract,
+        placement,
         objective=objective,
         optimizer=optimizer,
-        seed=seed,
         total_steps=total_steps,
         microbatches=microbatches,
         largest_grad_norm=largest_grad_norm,
     )
-    return jit_update(step, abstract, placement)
 
 
 def jit_update(
-    function: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+    function: Callable[..., tuple[TrainState, Metrics]],
     abstract: TrainState,
     placement: Placement,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """What makes of a state and a batch another state and metrics, under `jax.jit`.
+    **more: Hashable,
+) -> Update:
+    """What makes of a state, a batch and a seed another state and metrics, under `jax.jit`.
 
     Args:
         function: pure.
         abstract: how the state is placed, before and after; the old one is donated.
         placement: of the batch and of the activations.
+        more: arguments of the function, by name.
     """
+    return _jit_update(function, Placed.like(abstract), placement, **more)
 
-    def update(state, batch):
+
+@lru_cache(maxsize=8)
+def _jit_update(
+    function: Callable[..., tuple[TrainState, Metrics]],
+    placed: Placed,
+    placement: Placement,
+    **more: Hashable,
+) -> Update:
+    def update(state, batch, seed):
         with placement.of_activations():
-            return function(state, batch)
+            return function(state, batch, seed, **more)
 
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(
         update,
-        in_shardings=(shardings, placement.batch),
-        out_shardings=(shardings, placement.whole),
+        in_shardings=(placed.tree, placement.batch, placement.whole),
+        out_shardings=(placed.tree, placement.whole),
         donate_argnums=0,
     )
 
@@ -200,16 +214,19 @@ def jit_update(
 def jit_eval_step(
     objective: Objective, abstract_params: dict, placement: Placement
 ) -> Callable[[dict, Batch], tuple[Sums, Array]]:
-    """`eval_step` under `jax.jit`, placed on the mesh."""
+    """`eval_step` under `jax.jit`, placed on the mesh; the same for the same arguments."""
+    return _jit_eval_step(objective, Placed.like(abstract_params), placement)
 
+
+@lru_cache(maxsize=8)
+def _jit_eval_step(objective: Objective, placed: Placed, placement: Placement) -> Callable:
     def step(params, batch):
         with placement.of_activations():
             return eval_step(params, batch, objective=objective)
 
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_params)
-    return jax.jit(step, in_shardings=(shardings, placement.batch), out_shardings=placement.whole)
+    return jax.jit(step, in_shardings=(placed.tree, placement.batch), out_shardings=placement.whole)
 
 
-def run_key(seed: int) -> Array:
+def run_key(seed: Array | int) -> Array:
     """The key that the randomness of training (masks, dropout) comes from."""
     return jax.random.fold_in(jax.random.key(seed), 1)

@@ -15,9 +15,11 @@ from jaxpretrain.assemble import (
     Evaluator,
     Pieces,
     abstract_batch,
+    abstract_seed,
     assemble,
     identity,
     model_of,
+    placed_seed,
     read_batch,
     traced_step,
     training_batches,
@@ -97,7 +99,7 @@ def run(config: ConfigDict, workdir: AnyPath, verify: bool, held: ExitStack) -> 
         state = checkpoints.restore_latest(pieces.abstract)
         return state or init_state(objective, optimizer, config.seed, pieces.abstract)
 
-    state = latest_or_first()
+    state, seed = latest_or_first(), placed_seed(pieces)
     step = start = int(state.step)
     passed_over = int(state.passed_over)
     stop = config.train.stop_at or steps
@@ -142,7 +144,7 @@ def run(config: ConfigDict, workdir: AnyPath, verify: bool, held: ExitStack) -> 
         step, batch = step + 1, next(batches)
         if balance and (step - 1) % objective.measure_every == 0:
             state = balance.measure(state, batch, step - 1, log, clock)
-        state, metrics = step_function(state, batch)
+        state, metrics = step_function(state, batch, seed)
         progress.advance()
         stopping = told.at(step)
         last = stopping or step == stop
@@ -256,10 +258,10 @@ class Balance:
             pieces.objective,
             pieces.abstract,
             pieces.placement,
-            seed=pieces.config.seed,
             total_steps=pieces.config.train.steps,
             microbatches=pieces.config.train.microbatches,
-        ).lower(pieces.abstract, abstract_batch(pieces))
+        ).lower(pieces.abstract, abstract_batch(pieces), abstract_seed(pieces))
+        self._seed = placed_seed(pieces)
         self._steps_seconds: tuple[int, float] | None = None
         self._cost_said = False
 
@@ -271,7 +273,7 @@ class Balance:
         """Measures on the batch of the next step, logs, warns, and prints once what it costs."""
         jax.block_until_ready(state)
         before = clock.seconds
-        state, metrics = self._function(state, batch)
+        state, metrics = self._function(state, batch, self._seed)
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         after = clock.seconds
         log.write(step + 1, values | {"seconds": after})

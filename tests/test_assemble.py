@@ -1,14 +1,18 @@
-"""A mixture of sources from the config to the batches, and the checks on a store."""
+"""A mixture of sources from config to batches, the checks on a store, and what runs share."""
+
+from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
 
 from jaxpretrain.assemble import (
+    Evaluator,
     assemble,
     held_out_batches,
     prepare_store,
     store_path,
+    traced_step,
     training_batches,
     training_counts,
 )
@@ -93,3 +97,43 @@ def test_an_unfinished_or_missing_store_is_named(mixture, tmp_path):
     raw["store"] |= {"path": str(tmp_path / "nothing")}
     with pytest.raises(UserError, match="nothing: run 'jaxpretrain prepare'"):
         assemble(complete(raw))
+
+
+def test_runs_that_differ_in_their_seeds_share_their_programs(tiny_config_file):
+    """Each opens the store, and makes the model and the objective, anew."""
+    one, other = (
+        assemble(tiny_run.config(tiny_config_file, seed=seed, data__prefetch=seed + 1))
+        for seed in (0, 1)
+    )
+    assert one.store is not other.store and one.objective is not other.objective
+    assert one.abstract is other.abstract
+    assert traced_step(one).jaxpr is traced_step(other).jaxpr
+    assert Evaluator(one, "test")._step is Evaluator(other, "validation")._step
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"objective__mask_rate": 0.3},
+        {"model__mlp_width": 20},
+        {"optimizer__learning_rate": 0.5},
+        {"train__steps": 7},
+        {"guard__largest_grad_norm": 3.0},
+        {"mesh__fsdp": 2},
+    ],
+)
+def test_runs_that_differ_in_what_they_compute_do_not(tiny_config_file, changed):
+    one = assemble(tiny_run.config(tiny_config_file))
+    other = assemble(tiny_run.config(tiny_config_file, **changed))
+    assert traced_step(one).jaxpr is not traced_step(other).jaxpr
+
+
+def test_a_vocabulary_is_what_it_says(tiny_config_file):
+    first, again = (assemble(tiny_run.config(tiny_config_file)).objective.vocab for _ in range(2))
+    assert first is not again and first == again and hash(first) == hash(again)
+    assert first == replace(first, owner="another")
+    flipped = first.is_word_start.copy()
+    flipped[-1] = ~flipped[-1]
+    for changed in ({"is_word_start": flipped}, {"mask": 9}, {"is_word_start": first.is_special}):
+        assert first != replace(first, **changed)
+    assert first != np.float32(0)

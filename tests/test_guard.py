@@ -32,7 +32,7 @@ def test_a_bad_step_changes_nothing_but_the_count(limit):
     abstract = abstract_state(objective, optimizer, ONE_DEVICE)
     step = jit_train_step(
         objective, optimizer, abstract, ONE_DEVICE,
-        seed=0, total_steps=10, microbatches=1, largest_grad_norm=limit,
+        total_steps=10, microbatches=1, largest_grad_norm=limit,
     )  # fmt: skip
     state = init_state(objective, optimizer, 0, abstract)
     if not limit:  # a gradient that is not a number
@@ -40,7 +40,7 @@ def test_a_bad_step_changes_nothing_but_the_count(limit):
             state.params["tokens"]["embedding"].at[30, 0].set(jnp.inf)
         )
     before = jax.device_get(state)
-    after, metrics = jax.device_get(step(state, small_batch(0, VOCAB)))
+    after, metrics = jax.device_get(step(state, small_batch(0, VOCAB), np.uint32(0)))
     assert metrics["left_out"] == 1 and after.step == 1
     assert limit == 0 or metrics["grad_norm"] > limit
     jax.tree.map(np.testing.assert_array_equal, before._replace(step=after.step), after)

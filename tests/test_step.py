@@ -38,7 +38,6 @@ def run(name, *, microbatches=1, data=1, fsdp=1, steps=STEPS, seed=0, backbone=B
         optimizer,
         abstract,
         placement,
-        seed=seed,
         total_steps=10,
         microbatches=microbatches,
     )
@@ -46,7 +45,7 @@ def run(name, *, microbatches=1, data=1, fsdp=1, steps=STEPS, seed=0, backbone=B
     for number in range(steps):
         batch = small_batch(number, VOCAB, rows=16, length=24, view=objective.views[0])
         batch = Batch(*(jax.device_put(x, placement.batch) for x in batch))
-        state, metrics = step(state, batch)
+        state, metrics = step(state, batch, np.uint32(seed))
         history.append({key: float(value) for key, value in metrics.items()})
     return history, jax.device_get(state.params), abstract
 
@@ -57,10 +56,10 @@ def test_a_step_writes_the_new_state_over_the_old():
     objective = OBJECTIVES["clm"]().bind(BACKBONE, VOCAB)
     optimizer = make_optimizer(total_steps=10, warmup_steps=0)
     abstract = abstract_state(objective, optimizer, placement)
-    settings = {"seed": 0, "total_steps": 10, "microbatches": 1}
+    settings = {"total_steps": 10, "microbatches": 1}
     step = jit_train_step(objective, optimizer, abstract, placement, **settings)
     batch = small_batch(0, VOCAB, rows=2, length=24, view=objective.views[0])
-    compiled = step.lower(abstract, batch).compile()
+    compiled = step.lower(abstract, batch, np.uint32(0)).compile()
     arrays = [leaf for leaf in jax.tree.leaves(abstract) if leaf.ndim]
     bytes_of_state = sum(leaf.size * leaf.dtype.itemsize for leaf in arrays)
     assert compiled.memory_analysis().alias_size_in_bytes >= bytes_of_state

@@ -1,6 +1,7 @@
 """The vocabulary as device code sees it: the ids of the special pieces and tables over all ids."""
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -30,7 +31,7 @@ SPECIAL = [n for names in NAMES.values() for n in ([names] if isinstance(names, 
 
 @dataclass(frozen=True, eq=False)
 class Vocab:
-    """What device code needs to know of a vocabulary. Compared and hashed by identity.
+    """What device code needs to know of a vocabulary. Compared and hashed by what it says.
 
     Attributes:
         size: number of ids.
@@ -77,6 +78,23 @@ class Vocab:
     is_sentence_end: np.ndarray
     piece_bytes: np.ndarray
     owner: str = "the SentencePiece tokenizer"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vocab) and self._content == other._content
+
+    def __hash__(self) -> int:
+        return hash(self._content)
+
+    @cached_property
+    def _content(self) -> tuple:
+        """All of it but the owner; of arrays a digest, since their equality is no single truth."""
+        values = (getattr(self, each.name) for each in fields(self) if each.name != "owner")
+        return tuple(
+            (str(x.dtype), hashlib.sha256(np.ascontiguousarray(x)).digest())
+            if isinstance(x, np.ndarray)
+            else x
+            for x in values
+        )
 
     @cached_property
     def ordinary(self) -> np.ndarray:

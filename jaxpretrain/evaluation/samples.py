@@ -89,9 +89,7 @@ def fill_gaps(
     inputs, segments = _pad(rows, length, vocab.pad)
     truths = inputs[np.arange(len(rows)), places]
     inputs[np.arange(len(rows)), places] = vocab.mask
-    scores = jax.jit(lambda p, *shown: _logits(objective, p, *shown))(
-        params, inputs, segments, np.asarray(places)
-    )
+    scores = _logits(objective, params, inputs, segments, np.asarray(places))
     probabilities = np.asarray(jax.nn.softmax(scores, axis=-1))
     gaps = []
     for row, place, truth, p in zip(rows, places, truths, probabilities, strict=True):
@@ -139,11 +137,11 @@ def continue_text(
     starts = [np.concatenate([first, row[: len(row) // 2]]).astype(np.int32) for row in picked]
     prefix = np.array([len(start) for start in starts], np.int32) if prefixed else None
     grown = [list(row) for row in starts]
-    forward = jax.jit(lambda p, *rows: _logits(objective, p, *rows))
     for _ in range(new_tokens):
         inputs, segments = _pad(grown, length, vocab.pad)
         last = np.array([len(row) - 1 for row in grown])
-        best = np.asarray(forward(params, inputs, segments, last, prefix)).argmax(-1)
+        scores = _logits(objective, params, inputs, segments, last, prefix)
+        best = np.asarray(scores).argmax(-1)
         for row, token in zip(grown, best, strict=True):
             if row[-1] != vocab.eos:
                 row.append(int(token))
@@ -153,6 +151,7 @@ def continue_text(
     ]
 
 
+@jax.jit(static_argnums=0)
 def _logits(objective, params, inputs, segments, places, prefix=None):
     """Scores at one position of each row, ``[rows, vocab]``."""
     positions = jnp.broadcast_to(jnp.arange(inputs.shape[1]), inputs.shape)

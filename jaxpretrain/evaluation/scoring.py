@@ -12,6 +12,7 @@ from jaxpretrain.errors import UserError
 from jaxpretrain.objectives.base import Objective
 from jaxpretrain.objectives.contrastive import Contrastive, pool
 from jaxpretrain.objectives.nsp import NSP
+from jaxpretrain.types import Array
 
 MASK = "[MASK]"
 
@@ -69,25 +70,70 @@ def row_of(objective: Objective, tokenizer: AnyTokenizer, *texts: str, length: i
     return Row(np.array(ids, np.int32), np.array(types, np.int32))
 
 
-def hidden_of(objective: Objective, params: dict, rows: Sequence[Row]) -> tuple:
-    """The stream over rows that are padded to the longest, and the segments."""
+class Rows(NamedTuple):
+    """Rows padded to the longest: int32 ``[rows, tokens]`` each."""
+
+    inputs: Array
+    segments: Array
+    types: Array
+
+
+def padded(rows: Sequence[Row], pad: int) -> Rows:
+    """Rows of several lengths as arrays."""
     longest = max(len(row.ids) for row in rows)
-    inputs = np.full((len(rows), longest), objective.vocab.pad, np.int32)
+    inputs = np.full((len(rows), longest), pad, np.int32)
     segments, types = np.zeros_like(inputs), np.zeros_like(inputs)
     for number, row in enumerate(rows):
         inputs[number, : len(row.ids)] = row.ids
         segments[number, : len(row.ids)] = 1
         types[number, : len(row.types)] = row.types
-    positions = np.broadcast_to(np.arange(longest, dtype=np.int32), inputs.shape)
-    hidden = objective.backbone.encode(
+    return Rows(inputs, segments, types)
+
+
+def stream(objective: Objective, params: dict, rows: Rows) -> Array:
+    """The stream over rows, ``[rows, tokens, width]``."""
+    positions = jnp.broadcast_to(jnp.arange(rows.inputs.shape[1]), rows.inputs.shape)
+    return objective.backbone.encode(
         params,
-        inputs,
-        segments,
+        rows.inputs,
+        rows.segments,
         positions,
         visibility=objective.visibility,
-        types=types if objective.backbone.config.token_types else None,
+        types=rows.types if objective.backbone.config.token_types else None,
     )
-    return hidden, segments
+
+
+@jax.jit(static_argnums=0)
+def _probabilities(objective: Objective, params: dict, rows: Rows) -> Array:
+    """Of every token at each place of the first row, ``[tokens, vocab]``."""
+    hidden = stream(objective, params, rows)[0]
+    return jax.nn.softmax(objective.backbone.logits(params, hidden))
+
+
+@jax.jit(static_argnums=0)
+def _nats(
+    objective: Objective, params: dict, rows: Rows, row: Array, place: Array, token: Array
+) -> Array:
+    """What tokens cost at places of rows, float32 ``[tokens]``."""
+    hidden = stream(objective, params, rows)[row, place]
+    logs = jax.nn.log_softmax(objective.backbone.logits(params, hidden).astype(jnp.float32))
+    return -jnp.take_along_axis(logs, token[:, None], axis=1)[:, 0]
+
+
+@jax.jit(static_argnums=0)
+def _first_class(objective: NSP, params: dict, rows: Rows) -> Array:
+    """The probability that a pair is of the first class."""
+    hidden = stream(objective, params, rows)
+    head = objective.heads()["pair_head"].module(params["pair_head"])
+    return jax.nn.softmax(head(hidden[:, 0]).astype(jnp.float32))[0, 0]
+
+
+@jax.jit(static_argnums=0)
+def _cosine(objective: Contrastive, params: dict, rows: Rows) -> Array:
+    """Of the pooled vectors of two rows."""
+    hidden = stream(objective, params, rows)
+    a, b = pool(hidden, rows.segments, objective.pooling).astype(jnp.float32)
+    return jnp.dot(a, b) / (jnp.linalg.norm(a) * jnp.linalg.norm(b))
 
 
 def gaps(
@@ -105,13 +151,9 @@ def gaps(
         UserError: see `row_of`.
     """
     row = row_of(objective, tokenizer, text, length=length)
-
-    @jax.jit
-    def scores(params):
-        hidden, _ = hidden_of(objective, params, [row])
-        return jax.nn.softmax(objective.backbone.logits(params, hidden)[0])
-
-    probabilities = np.asarray(scores(params))[row.ids == tokenizer.vocab.mask]
+    rows = padded([row], tokenizer.vocab.pad)
+    whole = np.asarray(_probabilities(objective, params, rows))
+    probabilities = whole[row.ids == tokenizer.vocab.mask]
     found = []
     for p in probabilities:
         best = np.argsort(-p, kind="stable")[:top]
@@ -125,14 +167,10 @@ def causal_tokens(
 ) -> list[Token]:
     """Each token of a text, and its end, given those before it."""
     row = row_of(objective, tokenizer, text, length=length)
-
-    @jax.jit
-    def nats(params):
-        hidden, _ = hidden_of(objective, params, [Row(row.ids[:-1], row.types[:-1])])
-        logs = jax.nn.log_softmax(objective.backbone.logits(params, hidden)[0].astype(jnp.float32))
-        return -jnp.take_along_axis(logs, row.ids[1:, None], axis=1)[:, 0]
-
-    return _tokens(tokenizer, row.ids[1:], nats(params))
+    read, told = Row(row.ids[:-1], row.types[:-1]), row.ids[1:]
+    rows, places = padded([read], tokenizer.vocab.pad), np.arange(len(told))
+    nats = _nats(objective, params, rows, np.zeros_like(places), places, told)
+    return _tokens(tokenizer, told, nats)
 
 
 def masked_tokens(
@@ -144,15 +182,9 @@ def masked_tokens(
     places = np.arange(1, len(row.ids) - 1)
     hidden_ids = np.repeat(row.ids[None], len(places), axis=0)
     hidden_ids[np.arange(len(places)), places] = tokenizer.vocab.mask
-
-    @jax.jit
-    def nats(params):
-        hidden, _ = hidden_of(objective, params, [Row(ids, row.types) for ids in hidden_ids])
-        at = hidden[jnp.arange(len(places)), places]
-        logs = jax.nn.log_softmax(objective.backbone.logits(params, at).astype(jnp.float32))
-        return -jnp.take_along_axis(logs, row.ids[places, None], axis=1)[:, 0]
-
-    return _tokens(tokenizer, row.ids[places], nats(params))
+    rows = padded([Row(ids, row.types) for ids in hidden_ids], tokenizer.vocab.pad)
+    nats = _nats(objective, params, rows, np.arange(len(places)), places, row.ids[places])
+    return _tokens(tokenizer, row.ids[places], nats)
 
 
 def pair_probability(
@@ -161,14 +193,7 @@ def pair_probability(
     """The probability that the second text follows the first (`nsp`), or that the two are in the
     order of the text (`sop`)."""
     row = row_of(objective, tokenizer, first, second, length=length)
-
-    @jax.jit
-    def scores(params):
-        hidden, _ = hidden_of(objective, params, [row])
-        head = objective.heads()["pair_head"].module(params["pair_head"])
-        return jax.nn.softmax(head(hidden[:, 0]).astype(jnp.float32))[0, 0]
-
-    return float(scores(params))
+    return float(_first_class(objective, params, padded([row], tokenizer.vocab.pad)))
 
 
 def similarity(
@@ -182,14 +207,7 @@ def similarity(
 ) -> float:
     """The cosine of the pooled vectors of two texts, as they are used downstream: unprojected."""
     rows = [row_of(objective, tokenizer, text, length=length) for text in (first, second)]
-
-    @jax.jit
-    def cosine(params):
-        hidden, segments = hidden_of(objective, params, rows)
-        a, b = pool(hidden, segments, objective.pooling).astype(jnp.float32)
-        return jnp.dot(a, b) / (jnp.linalg.norm(a) * jnp.linalg.norm(b))
-
-    return float(cosine(params))
+    return float(_cosine(objective, params, padded(rows, tokenizer.vocab.pad)))
 
 
 def _tokens(tokenizer: AnyTokenizer, ids: np.ndarray, nats) -> list[Token]:

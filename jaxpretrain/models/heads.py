@@ -1,10 +1,7 @@
 """Small parts that objectives train besides the backbone, each as pure functions of parameters.
 
-Every function gives the part for a backbone's config; the same config gives the same object, so
-that nothing is traced twice.
+Every function gives the part for a backbone's config.
 """
-
-from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -103,31 +100,26 @@ class NextDepth(nnx.Module):
         return self.stack(self.projection(x), sight=seen, positions=positions, keys=keys)
 
 
-@cache
 def classifier(config: TransformerConfig, classes: int) -> Functional:
     """See `Classifier`."""
-    return Functional(lambda rngs: Classifier(config, classes, rngs=rngs))
+    return Functional(Classifier, config, classes)
 
 
-@cache
 def discriminator(config: TransformerConfig) -> Functional:
     """See `Discriminator`."""
-    return Functional(lambda rngs: Discriminator(config, rngs=rngs))
+    return Functional(Discriminator, config)
 
 
-@cache
 def projection(config: TransformerConfig) -> Functional:
     """See `Projection`."""
-    return Functional(lambda rngs: Projection(config, rngs=rngs))
+    return Functional(Projection, config)
 
 
-@cache
 def boundary(config: TransformerConfig, longest: int) -> Functional:
     """See `Boundary`."""
-    return Functional(lambda rngs: Boundary(config, longest, rngs=rngs))
+    return Functional(Boundary, config, longest)
 
 
-@cache
 def next_depth(config: TransformerConfig) -> Functional:
     """See `NextDepth`."""
-    return Functional(lambda rngs: NextDepth(config, rngs=rngs))
+    return Functional(NextDepth, config)

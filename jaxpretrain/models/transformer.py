@@ -145,7 +145,7 @@ class Backbone(Functional):
     def __init__(self, config: TransformerConfig):
         assert config.vocab_size > 0, "the vocabulary size comes from the tokenizer"
         self.config = config
-        super().__init__(lambda rngs: Transformer(settled_here(config), rngs=rngs))
+        super().__init__(Transformer, settled_here(config))
 
     def encode(
         self,

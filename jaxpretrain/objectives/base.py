@@ -9,6 +9,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, ClassVar, Literal, Self
 
 import jax
@@ -283,15 +284,7 @@ class Objective(ABC):
 
     def shapes(self, length: int, rows: int = 1, *, train: bool = True) -> Any:
         """Shapes of the example that is made of `rows` rows of `length` tokens."""
-        wide = jax.ShapeDtypeStruct((rows, length), jnp.int32)
-        flat = jax.ShapeDtypeStruct((rows,), jnp.int32)
-        batch = Batch(wide, wide, wide, flat, flat, flat)
-        start = Progress(jnp.int32(0), jnp.float32(0.0))
-
-        def make(batch):
-            return self.example(batch, jax.random.key(0), train=train, progress=start)[0]
-
-        return jax.eval_shape(make, batch)
+        return _shapes(self, length, rows, train)
 
     def longest_input(self, length: int, rows: int) -> int:
         """Most positions that the backbone reads of a row."""
@@ -352,6 +345,19 @@ def merge_rows(x: Array) -> Array:
 def total_loss(coefficients: Mapping[str, Array | float], sums: Sums) -> Array:
     """The number that is minimised: the means of the terms, times their coefficients."""
     return sum(factor * sums[term].mean() for term, factor in coefficients.items())
+
+
+@lru_cache(maxsize=64)
+def _shapes(objective: Objective, length: int, rows: int, train: bool) -> Any:
+    wide = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+    flat = jax.ShapeDtypeStruct((rows,), jnp.int32)
+    batch = Batch(wide, wide, wide, flat, flat, flat)
+    start = Progress(jnp.int32(0), jnp.float32(0.0))
+
+    def make(batch):
+        return objective.example(batch, jax.random.key(0), train=train, progress=start)[0]
+
+    return jax.eval_shape(make, batch)
 
 
 def require(section_key: str, value: Any, holds: bool, rule: str) -> None:

@@ -136,7 +136,8 @@ def test_feature_extraction(exported):
     run, folder = exported("bert")
     found = np.array(transformers.pipeline("feature-extraction", model=folder)(START)[0])
     row = scoring.row_of(run.objective, run.tokenizer, START, length=40)
-    ours, _ = jax.jit(lambda p: scoring.hidden_of(run.objective, p, [row]))(run.params)
+    rows = scoring.padded([row], run.tokenizer.vocab.pad)
+    ours = jax.jit(lambda p: scoring.stream(run.objective, p, rows))(run.params)
     np.testing.assert_allclose(found, ours[0], rtol=0, atol=TOLERANCE)
 
 
@@ -146,12 +147,13 @@ def test_sentence_transformers(name, exported):
     run, folder = exported(name)
     texts = ["One text.", "Another,\n\nand a longer one."]
     found = library.SentenceTransformer(folder, device="cpu").encode(texts)
-    rows = [scoring.row_of(run.objective, run.tokenizer, text, length=40) for text in texts]
+    each = [scoring.row_of(run.objective, run.tokenizer, text, length=40) for text in texts]
+    rows = scoring.padded(each, run.tokenizer.vocab.pad)
 
     @jax.jit
     def vectors(params):
-        hidden, segments = scoring.hidden_of(run.objective, params, rows)
-        pooled = pool(hidden, segments, run.objective.pooling)
+        hidden = scoring.stream(run.objective, params, rows)
+        pooled = pool(hidden, rows.segments, run.objective.pooling)
         return pooled / jnp.linalg.norm(pooled, axis=-1, keepdims=True)
 
     np.testing.assert_allclose(found, vectors(run.params), rtol=0, atol=TOLERANCE)

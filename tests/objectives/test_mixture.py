@@ -23,6 +23,7 @@ from support.markov import MarkovSource
 from support.small import document_rows, progress_at, small_backbone, small_batch, small_vocab
 from support.truth import as_batch, held_out, tiny_backbone
 
+SEED = np.uint32(0)
 VOCAB = small_vocab()
 KEY = jax.random.key(5)
 BACKBONE = small_backbone(VOCAB, layers=1, width=16, heads=2, token_types=2, scan_layers="off")
@@ -240,7 +241,7 @@ def prepared(objective, steps=300):
     )
     placement = Placement(make_mesh(devices=jax.devices()[:1]))
     abstract = abstract_state(objective, optimizer, placement)
-    settings = {"seed": 0, "total_steps": steps, "microbatches": 1}
+    settings = {"total_steps": steps, "microbatches": 1}
     state = init_state(objective, optimizer, 0, abstract)
     return optimizer, (abstract, placement), state, settings
 
@@ -250,7 +251,8 @@ def test_shares_and_cosines_are_those_of_the_gradients(mode):
     objective = mixture("mlm", "clm", weights=[1.0, 3.0], mode=mode).bind(BACKBONE, VOCAB)
     _, _, state, settings = prepared(objective)
     batch = small_batch(6, VOCAB, rows=8, length=16)
-    _, metrics = jax.jit(partial(measure, mixture=objective, **settings))(state, batch)
+    look = jax.jit(partial(measure, mixture=objective, **settings))
+    _, metrics = look(state, batch, SEED)
 
     seen = objective.measured()
     start = progress_at(0.0)
@@ -281,7 +283,7 @@ def test_the_weight_that_is_logged_has_all_factors_in_it(weighting):
         state.params["log_variance"]["the_clm"] = jnp.float32(0.7)
         expected["the_clm"] *= np.exp(-0.7)
     batch = small_batch(6, VOCAB, rows=8, length=16)
-    after, metrics = jax.jit(partial(measure, mixture=objective, **settings))(state, batch)
+    after, metrics = jax.jit(partial(measure, mixture=objective, **settings))(state, batch, SEED)
     if weighting == "equal_share":
         assert after.balance["the_clm"] != 1.0
         expected = {name: expected[name] * float(after.balance[name]) for name in expected}
@@ -368,10 +370,10 @@ def test_equal_shares_mend_a_mixture_built_to_be_lopsided():
         for number in range(steps):
             batch = text(number)
             if number % mixed.measure_every == 0:
-                state, metrics = look(state, batch)
+                state, metrics = look(state, batch, SEED)
                 shares.append(float(metrics["gradient_share/clm"]))
                 warnings.append(watch.see({k: float(v) for k, v in metrics.items()}))
-            state, _ = step(state, batch)
+            state, _ = step(state, batch, SEED)
         loss = held_out(mixed, state.params, text, batches=16)["mlm/loss"]
         return loss, np.array(shares), [line for line in warnings if line]
 

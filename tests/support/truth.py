@@ -51,11 +51,12 @@ def trained(objective, text, *, steps: int, learning_rate: float = 3e-3) -> dict
     abstract = abstract_state(objective, optimizer, ONE_DEVICE)
     state = init_state(objective, optimizer, 0, abstract)
     step = jit_train_step(
-        objective, optimizer, abstract, ONE_DEVICE, seed=0, total_steps=steps, microbatches=1
+        objective, optimizer, abstract, ONE_DEVICE, total_steps=steps, microbatches=1
     )
-    step = step.lower(state, text(0)).compile(compiler_options=OPTIMISED if steps > 250 else None)
+    options, seed = OPTIMISED if steps > 250 else None, np.uint32(0)
+    step = step.lower(state, text(0), seed).compile(compiler_options=options)
     for number in range(steps):
-        state, _ = step(state, text(number))
+        state, _ = step(state, text(number), seed)
     return state.params
 
 
