@@ -152,7 +152,9 @@ def plainly():
 @has_libtpu
 @pytest.mark.parametrize(
     ("name", "topology", "billions"),
-    [("llama_1b", "v5e:4x4", 1.04), ("llama_8b", "v5p:4x4x4", 8.05)],
+    # The larger on a quarter of the slice that it is for, which takes half the time to compile for:
+    # a model that fits there fits on the whole.
+    [("llama_1b", "v5e:4x4", 1.04), ("llama_8b", "v5p:2x2x4", 8.05)],
 )
 def test_the_example_configs_fit_their_slices(plainly, name, topology, billions):
     config = for_platform(load(str(CONFIGS / f"{name}.py")), "tpu")
