@@ -40,6 +40,7 @@ import pytest  # noqa: E402
 LONGEST = (
     "test_guide",
     "test_contract",
+    "test_contract_programs",
     "test_ground_truth_family",
     "test_train",
     "test_ablate",

@@ -1,6 +1,7 @@
 """Span corruption and UL2 against the references, exactly and in distribution."""
 
 from collections import Counter
+from functools import cache
 
 import jax
 import numpy as np
@@ -20,10 +21,18 @@ STACKS = {layers: small_backbone(VOCAB, decoder_layers=layers) for layers in (0,
 UNLIKELY = 1e-3
 
 
-def corrupted(objective, batch, *, decoder, train=True, key=0):
+def corrupted(objective, batch, *, decoder, train=True):
     objective = objective.bind(STACKS[int(decoder)], VOCAB)
     make = jax.jit(lambda b, k: objective.example(b, k, train=train, progress=None)[0])
-    return jax.tree.map(np.asarray, make(batch, jax.random.key(key)))
+    return jax.tree.map(np.asarray, make(batch, jax.random.key(0)))
+
+
+MANY = document_rows(0, VOCAB, rows=3000, length=40)
+
+
+@cache
+def of_many(objective, decoder):
+    return corrupted(objective, MANY, decoder=decoder)
 
 
 def used(tokens, segments):
@@ -57,11 +66,9 @@ def test_the_lengths_of_t5_come_out():
 @pytest.mark.parametrize("decoder", [False, True], ids=["single", "decoder"])
 @pytest.mark.parametrize("objective", [SpanCorruption(), UL2()], ids=lambda o: o.name)
 def test_thousands_of_rows_are_reconstructed_from_inputs_and_targets(objective, decoder):
-    batch = document_rows(0, VOCAB, rows=3000, length=40)
-    example = corrupted(objective, batch, decoder=decoder)
-    seen = 0
+    example, seen = of_many(objective, decoder), 0
     for row in range(3000):
-        original = used(batch.tokens[row], batch.segments[row])
+        original = used(MANY.tokens[row], MANY.segments[row])
         source, targets = sequences(example, row)
         if len(original) < 2:
             assert not targets and not example.segments[row].any()
@@ -73,10 +80,9 @@ def test_thousands_of_rows_are_reconstructed_from_inputs_and_targets(objective, 
 
 @pytest.mark.parametrize("decoder", [False, True], ids=["single", "decoder"])
 def test_layout_is_that_of_the_reference(decoder):
-    batch = document_rows(1, VOCAB, rows=200, length=40)
-    example = corrupted(SpanCorruption(), batch, decoder=decoder)
+    example = of_many(SpanCorruption(), decoder)
     for row in range(200):
-        original = used(batch.tokens[row], batch.segments[row])
+        original = used(MANY.tokens[row], MANY.segments[row])
         if len(original) < 2:
             continue
         source, targets = sequences(example, row)

@@ -3,19 +3,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
+import scipy.stats
 from flax import nnx
 
 from jaxpretrain.errors import UserError
 from jaxpretrain.models.attention import (
     Sight,
+    add_to_rows,
     attention,
     relative_buckets,
     rotary_frequencies,
     rotate,
+    row_dropout,
     visibility_mask,
 )
 from jaxpretrain.models.config import TransformerConfig
-from jaxpretrain.models.layers import FeedForward
+from jaxpretrain.models.layers import ACTIVATIONS, FeedForward
 from jaxpretrain.models.presets import PRESETS
 from jaxpretrain.models.transformer import Backbone
 from support.small import SPECIAL, small_backbone, small_batch, small_vocab
@@ -33,10 +36,23 @@ def hidden(backbone, params, batch=BATCH, visibility="full", **more):
     )
 
 
+def made(**switches):
+    """A backbone, and parameters like initial ones, without compiling how these are drawn."""
+    backbone, rng = small_backbone(VOCAB, **switches), np.random.default_rng(0)
+
+    def draw(path, leaf):
+        return np.float32((path[-1].key == "scale") + 0.02 * rng.normal(size=leaf.shape))
+
+    return backbone, jax.tree.map_with_path(draw, backbone_shapes(backbone))
+
+
+def backbone_shapes(backbone):
+    return jax.eval_shape(backbone.init, jax.random.key(0))
+
+
 @pytest.fixture(scope="module")
 def model():
-    backbone = small_backbone(VOCAB)
-    return backbone, backbone.init(jax.random.key(0))
+    return made()
 
 
 def test_mask_is_the_formula():
@@ -55,8 +71,7 @@ def test_mask_is_the_formula():
 
 @pytest.mark.parametrize("positions", ["learned", "rotary", "relative", "none"])
 def test_causal_outputs_do_not_move_with_later_tokens(positions):
-    backbone = small_backbone(VOCAB, positions=positions)
-    params = backbone.init(jax.random.key(1))
+    backbone, params = made(positions=positions)
     before = hidden(backbone, params, visibility="causal")
     for place in (5, 12, 23):
         changed = BATCH.tokens.copy()
@@ -79,13 +94,7 @@ def test_documents_in_a_row_do_not_see_each_other(model, visibility):
 
 
 def test_full_visibility_sees_both_sides_and_prefix_up_to_its_end(model):
-    batch = BATCH._replace(
-        segments=np.ones_like(BATCH.segments),
-        positions=np.tile(np.arange(24, dtype=np.int32), (6, 1)),
-    )
-    changed = batch.tokens.copy()
-    changed[:, 10] = SPECIAL + (changed[:, 10] + 7) % 40
-    changed = batch._replace(tokens=changed)
+    batch, changed = changed_at_10()
     moved = np.abs(hidden(*model, batch) - hidden(*model, changed)).max(-1)
     assert (moved > 1e-6).all()
     for edge, first in ((11, 0), (10, 10)):
@@ -112,9 +121,9 @@ def test_scanned_unrolled_and_rematerialised_layers_agree():
     results = []
     # Three layers of which the second is local: a loop takes two at once, and one is left.
     switches = {"layers": 3, "local_window": 2, "global_every": 2, "dropout": 0.1}
-    for scan, how in (("on", "none"), ("off", "none"), ("on", "dots"), ("off", "full")):
+    _, params = made(**switches)
+    for scan, how in (("off", "none"), ("on", "dots"), ("off", "full")):
         backbone = small_backbone(VOCAB, scan_layers=scan, remat=how, **switches)
-        params = backbone.init(jax.random.key(0))
 
         def loss(params, backbone=backbone):
             y = backbone.encode(
@@ -134,13 +143,11 @@ def test_scanned_unrolled_and_rematerialised_layers_agree():
         )
 
 
-@pytest.mark.parametrize("scan_layers", ["on", "off"])
-@pytest.mark.parametrize("visibility", ["full", "causal"])
+@pytest.mark.parametrize(("scan_layers", "visibility"), [("on", "full"), ("off", "causal")])
 def test_local_layers_see_no_further_than_their_window(scan_layers, visibility):
     """Layers 0, 2 and 4 are whole; without them, influence goes as far as two windows."""
     switches = {"layers": 5, "local_window": 2, "global_every": 2, "scan_layers": scan_layers}
-    backbone = small_backbone(VOCAB, **switches)
-    params = backbone.init(jax.random.key(0))
+    backbone, params = made(**switches)
     moved = influence(backbone, params, visibility)
     if visibility == "full":
         assert (moved > 1e-7).all()
@@ -149,8 +156,7 @@ def test_local_layers_see_no_further_than_their_window(scan_layers, visibility):
     # Whole layers that add nothing to the stream leave the local ones.
     for part in ("attention", "mlp"):
         end = "output" if part == "attention" else "down"
-        kernel = params["stack"]["blocks"][part][end]["kernel"]
-        params["stack"]["blocks"][part][end]["kernel"] = kernel.at[::2].set(0.0)
+        params["stack"]["blocks"][part][end]["kernel"][::2] = 0.0
     moved = influence(backbone, params, visibility)
     inside = np.abs(np.arange(24) - 10) <= 2 * 2  # layers 1 and 3
     if visibility == "causal":
@@ -160,14 +166,16 @@ def test_local_layers_see_no_further_than_their_window(scan_layers, visibility):
 
 def influence(backbone, params, visibility):
     """How much each place of rows of one document moves with the token at place 10."""
-    batch = BATCH._replace(
-        segments=np.ones_like(BATCH.segments),
-        positions=np.tile(np.arange(24, dtype=np.int32), (6, 1)),
-    )
+    before, after = (hidden(backbone, params, batch, visibility) for batch in changed_at_10())
+    return np.abs(before - after).max((0, 2))
+
+
+def changed_at_10():
+    """Rows of one document each, and the same with another token at place 10."""
+    batch = small_batch(0, VOCAB, rows=6, length=24, padding=False, view="document")
     changed = batch.tokens.copy()
     changed[:, 10] = SPECIAL + (changed[:, 10] + 7) % 40
-    after = hidden(backbone, params, batch._replace(tokens=changed), visibility)
-    return np.abs(hidden(backbone, params, batch, visibility) - after).max((0, 2))
+    return batch, batch._replace(tokens=changed)
 
 
 def test_grouped_heads_equal_full_heads_with_repeated_keys():
@@ -204,18 +212,14 @@ def test_rotary_scores_depend_on_the_distance_only():
     assert score(3, 1) == pytest.approx(score(40, 38), abs=1e-4)
     assert abs(score(3, 1) - score(1, 3)) > 1e-2
     # Pair i turns by base ** (-i / half) a position: the closed form for one head.
-    half, angle = 8, 5 * 100.0 ** (-np.arange(8) / 8)
+    angle = 5 * 100.0 ** (-np.arange(8) / 8)
     first, second = np.split(np.asarray(q).ravel(), 2)
-    expected = np.concatenate(
-        [
-            first * np.cos(angle) - second * np.sin(angle),
-            second * np.cos(angle) + first * np.sin(angle),
-        ]
-    )
-    assert half == len(first)
-    np.testing.assert_allclose(
-        np.asarray(rotate(q, jnp.array([[5]]), frequencies)).ravel(), expected, atol=1e-5
-    )
+    expected = [
+        first * np.cos(angle) - second * np.sin(angle),
+        second * np.cos(angle) + first * np.sin(angle),
+    ]
+    found = rotate(q, jnp.array([[5]]), frequencies)
+    np.testing.assert_allclose(np.ravel(found), np.ravel(expected), atol=1e-5)
 
 
 def test_rotary_wavelengths_are_stretched_as_in_llama_3_1():
@@ -263,8 +267,7 @@ def test_relative_buckets_of_a_decoder_are_one_sided():
 
 
 def test_dropout_is_keyed_by_the_row_and_by_nothing_else():
-    backbone = small_backbone(VOCAB, dropout=0.2, attention_dropout=0.2)
-    params = backbone.init(jax.random.key(0))
+    backbone, params = made(dropout=0.2, attention_dropout=0.2)
     keys = jax.random.split(jax.random.key(1), 6)
     together = hidden(backbone, params, keys=keys)
     half = jax.tree.map(lambda x: x[3:], BATCH)
@@ -277,12 +280,8 @@ def test_dropout_is_keyed_by_the_row_and_by_nothing_else():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_gelu_is_its_definition(dtype):
-    from scipy.stats import norm
-
-    from jaxpretrain.models.layers import ACTIVATIONS
-
     x = jnp.linspace(-4, 4, 161).astype(dtype)
-    exact = np.asarray(x, np.float64) * norm.cdf(np.asarray(x, np.float64))
+    exact = np.asarray(x, np.float64) * scipy.stats.norm.cdf(np.asarray(x, np.float64))
     found = np.asarray(jax.jit(ACTIVATIONS["gelu"])(x), np.float64)
     # Absolute, a rounding of 1 in float32; relative, of the result's own type.
     relative = {"float32": 1e-6, "bfloat16": 2**-8}[dtype]
@@ -290,8 +289,6 @@ def test_gelu_is_its_definition(dtype):
 
 
 def test_a_bias_for_all_rows_and_its_gradient():
-    from jaxpretrain.models.attention import add_to_rows
-
     rng = np.random.default_rng(0)
     x, bias = rng.normal(size=(5, 2, 3, 4)), rng.normal(size=(1, 2, 3, 4))
     pulled = rng.normal(size=x.shape)
@@ -303,8 +300,6 @@ def test_a_bias_for_all_rows_and_its_gradient():
 
 
 def test_dropout_drops_its_rate_and_keeps_the_mean():
-    from jaxpretrain.models.attention import row_dropout
-
     keys = jax.random.split(jax.random.key(0), 50)
     y = np.asarray(row_dropout(jnp.ones((50, 1000)), 0.3, keys))
     # 50,000 draws: four standard errors of a share are 0.0082.
@@ -319,7 +314,7 @@ def test_dropout_drops_its_rate_and_keeps_the_mean():
 def test_presets_have_the_published_number_of_parameters(name):
     # Without vocabulary, position and type tables and heads: what the papers' blocks come to.
     config = TransformerConfig(vocab_size=100, **PRESETS[name])
-    abstract = jax.eval_shape(Backbone(config).init, jax.random.key(0))
+    abstract = backbone_shapes(Backbone(config))
     blocks = sum(leaf.size for leaf in jax.tree.leaves(abstract["stack"]["blocks"]))
     expected = {
         "base": 4 * (12 * 256**2 + 2 * 256),
@@ -337,11 +332,17 @@ def test_presets_have_the_published_number_of_parameters(name):
 
 
 def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
-    backbone = small_backbone(VOCAB, dtype="bfloat16")
-    params = backbone.init(jax.random.key(0))
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
-    y = backbone.encode(params, BATCH.tokens, BATCH.segments, BATCH.positions, visibility="causal")
-    assert y.dtype == jnp.bfloat16 and backbone.logits(params, y).dtype == jnp.float32
+    backbone, params = made(dtype="bfloat16")
+    shapes = backbone_shapes(backbone)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
+
+    @jax.jit
+    def run(params, tokens, segments, positions):
+        y = backbone.encode(params, tokens, segments, positions, visibility="causal")
+        return y, backbone.logits(params, y)
+
+    y, logits = run(params, BATCH.tokens, BATCH.segments, BATCH.positions)
+    assert y.dtype == jnp.bfloat16 and logits.dtype == jnp.float32
     exact = hidden(small_backbone(VOCAB), params, visibility="causal")
     # 8 bits of mantissa: errors of some 2 ** -8 of values of order 1, a few times over.
     np.testing.assert_allclose(np.asarray(y, np.float32), exact, atol=0.06)
@@ -392,7 +393,7 @@ def test_gated_feed_forward_is_its_formula(activation, function):
 def test_every_layer_drops_its_own_units():
     """Layers that only add 1: equal masks would leave each unit with nothing or with both."""
     backbone = small_backbone(VOCAB, layers=2, dropout=0.5, biases=True, norm="rmsnorm")
-    params = jax.tree.map(jnp.zeros_like, backbone.init(jax.random.key(0)))
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), backbone_shapes(backbone))
     params["stack"]["blocks"]["mlp"]["down"]["bias"] += 1
     params["stack"]["final_norm"]["scale"] += 1
     y = hidden(backbone, params, keys=jax.random.split(jax.random.key(0), 6))

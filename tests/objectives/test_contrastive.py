@@ -57,30 +57,41 @@ def test_info_nce_is_that_of_the_reference(symmetric, hard):
     assert found["accuracy"].total == (cosines[rows] == best).sum()
 
 
-def loss_and_gradient(objective, batch, devices):
+def loss_and_gradient(devices, **settings):
+    """Of crops with a copy that is a hard negative, dropout on."""
     mesh = make_mesh(data=devices, devices=jax.devices()[:devices])
-    objective = objective.bind(BACKBONE, VOCAB)
+    objective = Crops(longest=0.9, hard_negatives=1, **settings).bind(BACKBONE, VOCAB)
     params = objective.init(jax.random.key(0))
 
     def loss(params, batch):
         example, keys = objective.example(batch, KEY, train=True, progress=None)
         return objective.loss(params, example, keys, train=True, progress=None)["loss"].mean()
 
-    batch = jax.device_put(batch, Placement(mesh).batch)
-    return jax.jit(jax.value_and_grad(loss))(params, batch)
-
-
-@pytest.mark.parametrize(
-    "objective", [SimCSE(hard_negatives=1), Crops(longest=0.9)], ids=lambda o: o.name
-)
-def test_negatives_cross_devices_and_so_do_their_gradients(objective):
     batch = document_rows(0, VOCAB, rows=8, length=10, full=True)
-    (one, gradient), (eight, other) = (loss_and_gradient(objective, batch, n) for n in (1, 8))
-    np.testing.assert_allclose(one, eight, rtol=1e-5)
+    batch = jax.device_put(batch, Placement(mesh).batch)
+    return jax.device_get(jax.jit(jax.value_and_grad(loss))(params, batch))
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return loss_and_gradient(devices=1)
+
+
+def assert_same(one, other):
+    np.testing.assert_allclose(one[0], other[0], rtol=1e-5)
     # Cosines over a temperature of 0.05: gradients of order 10, float32 rounding of some terms.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), gradient, other)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), one[1], other[1])
+
+
+def test_negatives_cross_devices_and_so_do_their_gradients(whole):
+    """With simcse, tests/test_sharding.py."""
+    assert_same(whole, loss_and_gradient(devices=8))
     # On its own device each row would find itself alone.
-    assert one > 0.1
+    assert whole[0] > 0.1
+
+
+def test_chunks_change_nothing(whole):
+    assert_same(whole, loss_and_gradient(devices=1, chunks=4))
 
 
 @pytest.mark.parametrize(
@@ -91,41 +102,44 @@ def test_negatives_cross_devices_and_so_do_their_gradients(objective):
 def test_the_loss_is_that_of_the_query_the_key_and_the_hard_negatives(objective):
     bound = objective.bind(BACKBONE, VOCAB)
     params = bound.init(jax.random.key(0))
-    make = jax.jit(partial(bound.example, train=True, progress=None))
-    example, keys = make(document_rows(5, VOCAB, rows=8, length=16), KEY)
-    vectors = np.asarray(jax.jit(bound.vectors)(params, example, keys), np.float64)
+
+    @jax.jit
+    def run(params, batch):
+        example, keys = bound.example(batch, KEY, train=True, progress=None)
+        sums = bound.loss(params, example, keys, train=True, progress=None)
+        return example.weights, bound.vectors(params, example, keys), sums["loss"]
+
+    weights, vectors, found = run(params, document_rows(5, VOCAB, rows=8, length=16))
+    vectors = np.asarray(vectors, np.float64)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-30)
     total, weight = reference.info_nce(
         unit[:, 0],
         unit[:, 1],
         objective.temperature,
-        np.asarray(example.weights) > 0,
+        np.asarray(weights) > 0,
         hard=unit[:, 2:],
         symmetric=objective.symmetric,
     )
-    found = jax.jit(partial(bound.loss, train=True, progress=None))(params, example, keys)["loss"]
     np.testing.assert_allclose(found.total, total, rtol=1e-4)
     assert found.weight == weight > 0
 
 
-def test_chunks_change_nothing():
-    batch = document_rows(1, VOCAB, rows=8, length=10, full=True)
-    whole = loss_and_gradient(SimCSE(), batch, 1)
-    parts = loss_and_gradient(SimCSE(chunks=4), batch, 1)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), whole, parts)
-
-
 def test_dropout_alone_tells_the_two_passes_of_simcse_apart_held_out_too():
-    batch = document_rows(3, VOCAB, rows=8, length=10, full=True)
     objective = SimCSE().bind(BACKBONE, VOCAB)
     params = objective.init(jax.random.key(0))
-    example, keys = jax.jit(partial(objective.example, train=False, progress=None))(batch, KEY)
-    vectors = jax.jit(objective.vectors)(params, example, keys)
+
+    @jax.jit
+    def run(params, batch):
+        example, keys = objective.example(batch, KEY, train=False, progress=None)
+        sums = objective.loss(params, example, keys, train=False, progress=None)
+        vectors = [objective.vectors(params, example, keys=x) for x in (keys, None)]
+        return *vectors, sums["positive_cosine"].mean()
+
+    batch = document_rows(3, VOCAB, rows=8, length=10, full=True)
+    vectors, still, cosine = jax.device_get(run(params, batch))
     assert not np.allclose(vectors[:, 0], vectors[:, 1], atol=1e-3)
-    still = jax.jit(partial(objective.vectors, keys=None))(params, example)
     np.testing.assert_allclose(still[:, 0], still[:, 1], atol=1e-6)
-    sums = jax.jit(partial(objective.loss, train=False, progress=None))(params, example, keys)
-    assert 0 < sums["positive_cosine"].mean() < 0.999
+    assert 0 < cosine < 0.999
 
 
 def views(objective, batch, *, train=True):

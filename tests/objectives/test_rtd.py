@@ -57,11 +57,30 @@ def test_the_weight_and_the_generator_are_those_of_the_paper():
 
 
 @pytest.fixture(scope="module")
-def gradients():
+def model():
+    """An objective, and its parameters."""
+    backbone = small_backbone(VOCAB, layers=1, width=16, heads=2, head_bias=True, scan_layers="off")
+    objective = RTD().bind(backbone, VOCAB)
+    return objective, jax.jit(objective.init)(jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def sums_where(model):
+    """What the losses are on 500 rows, given parameters and the bias of the generator's head."""
+    loss = jax.jit(partial(model[0].loss, train=True, progress=START))
+
+    def run(params, bias, batch):
+        generator = params["generator"] | {"head": params["generator"]["head"] | {"bias": bias}}
+        example, keys = EXAMPLE(batch, jax.random.key(0))
+        return example, loss(params | {"generator": generator}, example, keys)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def gradients(model):
     """Of each term by itself."""
-    backbone = small_backbone(VOCAB, layers=1, width=16, heads=2, scan_layers="off")
-    objective = RTD(generator_size=0.5).bind(backbone, VOCAB)
-    params = objective.init(jax.random.key(0))
+    objective, params = model
     example, keys = EXAMPLE(BATCH, jax.random.key(0))
 
     @jax.jit
@@ -70,11 +89,11 @@ def gradients():
         sums = objective.loss(params, example, keys, train=True, progress=START)
         return {term: sums[term].mean() for term in objective.coefficients(START)}
 
-    return params, both(params)
+    return params, jax.device_get(both(params))
 
 
 def size(tree):
-    return float(sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(tree)))
+    return float(sum(np.abs(leaf).sum() for leaf in jax.tree.leaves(tree)))
 
 
 def test_no_gradient_goes_from_the_discriminator_to_the_generator(gradients):
@@ -92,35 +111,31 @@ def test_the_embeddings_are_shared_and_learn_from_both(gradients):
         assert size(gradient[term]["tokens"]) > 0
 
 
-def test_sampled_tokens_follow_the_generator():
+ROWS = small_batch(2, VOCAB, rows=500, length=24)
+NO_BIAS = np.zeros(VOCAB.size, np.float32)
+
+
+def only(piece, bias):
+    return np.where(np.arange(VOCAB.size) == piece, bias, NO_BIAS).astype(np.float32)
+
+
+def test_sampled_tokens_follow_the_generator(model, sums_where):
     """With a generator that is certain of one token, every chosen token becomes that one."""
-    backbone = small_backbone(VOCAB, layers=1, width=16, heads=2, head_bias=True)
-    objective = RTD().bind(backbone, VOCAB)
-    params = objective.init(jax.random.key(0))
+    _, params = model
     certain = SPECIAL + 2
-    example, keys = EXAMPLE(BATCH, jax.random.key(0))
-    loss = jax.jit(partial(objective.loss, train=True, progress=START))
-
-    def sums_where(bias):
-        generator = params["generator"] | {"head": params["generator"]["head"] | {"bias": bias}}
-        return loss(params | {"generator": generator}, example, keys)
-
-    sums = sums_where(jnp.zeros(VOCAB.size).at[certain].set(1e3))
+    example, sums = sums_where(params, only(certain, 1e3), ROWS)
     used = np.asarray(example.weights) > 0
     expected = (np.asarray(example.targets)[used] != certain).sum()
     assert float(sums["replaced"].total) == expected
     # What was sampled is what the discriminator reads.
-    other = sums_where(jnp.zeros(VOCAB.size).at[certain + 1].set(1e3))
+    _, other = sums_where(params, only(certain + 1, 1e3), ROWS)
     assert abs(other["discriminator_loss"].mean() - sums["discriminator_loss"].mean()) > 1e-4
 
 
-def test_a_generator_that_knows_nothing_samples_every_piece_alike():
+def test_a_generator_that_knows_nothing_samples_every_piece_alike(model, sums_where):
     """And a discriminator that knows nothing takes everything for the original."""
-    backbone = small_backbone(VOCAB, layers=1, width=16, heads=2)
-    objective = RTD().bind(backbone, VOCAB)
-    params = jax.tree.map(jnp.zeros_like, objective.init(jax.random.key(0)))
-    example, keys = EXAMPLE(small_batch(2, VOCAB, rows=500, length=24), jax.random.key(0))
-    sums = jax.jit(partial(objective.loss, train=True, progress=START))(params, example, keys)
+    _, params = model
+    example, sums = sums_where(jax.tree.map(np.zeros_like, params), NO_BIAS, ROWS)
     chosen = float(np.sum(example.weights))
     miss = 1 / VOCAB.size
     found = float(sums["replaced"].total) / chosen
@@ -131,21 +146,16 @@ def test_a_generator_that_knows_nothing_samples_every_piece_alike():
     )
 
 
-def test_sampled_tokens_have_the_probabilities_of_the_generator():
+def test_sampled_tokens_have_the_probabilities_of_the_generator(model, sums_where):
     """In a text of one token alone, what is not replaced tells that token's probability."""
-    backbone = small_backbone(VOCAB, layers=1, width=16, heads=2, head_bias=True)
-    objective = RTD().bind(backbone, VOCAB)
-    params = jax.tree.map(jnp.zeros_like, objective.init(jax.random.key(0)))
+    _, params = model
     token, probability = SPECIAL + 2, 0.7
     odds = probability / (1 - probability) * (VOCAB.size - 1)
-    head = params["generator"]["head"]
-    head = head | {"bias": head["bias"].at[token].set(np.log(odds))}
-    params = params | {"generator": params["generator"] | {"head": head}}
-    batch = small_batch(2, VOCAB, rows=500, length=24)
-    regular = batch.tokens >= SPECIAL
-    batch = batch._replace(tokens=np.where(regular, token, batch.tokens))
-    example, keys = EXAMPLE(batch, jax.random.key(0))
-    sums = jax.jit(partial(objective.loss, train=True, progress=START))(params, example, keys)
+    regular = ROWS.tokens >= SPECIAL
+    batch = ROWS._replace(tokens=np.where(regular, token, ROWS.tokens))
+    example, sums = sums_where(
+        jax.tree.map(np.zeros_like, params), only(token, np.log(odds)), batch
+    )
     chosen = float(np.sum(example.weights))
     kept = 1 - float(sums["replaced"].total) / chosen
     assert abs(kept - probability) < 5 * np.sqrt(probability * (1 - probability) / chosen)
