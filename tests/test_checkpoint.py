@@ -1,5 +1,6 @@
 """Checkpoints that are damaged, cannot be written, or are wanted by two runs at once."""
 
+import functools
 import random
 import resource
 import shutil
@@ -12,6 +13,7 @@ import pytest
 
 from jaxpretrain.checkpoint import Checkpoints, Damaged
 from jaxpretrain.errors import UserError
+from jaxpretrain.main import main
 from jaxpretrain.sharding import Placement, make_mesh
 from jaxpretrain.state import TrainState, fingerprint
 from jaxpretrain.workdir import sole_use
@@ -21,6 +23,7 @@ PLACEMENT = Placement(make_mesh(fsdp=8))
 AXES = {"kernel": ("width", "mlp"), "bias": ("mlp",), "low": ("width", "mlp")}
 
 
+@functools.cache
 def state_at(step, placement=PLACEMENT, width=32):
     """A state of random numbers, of several types, on a mesh."""
 
@@ -41,10 +44,9 @@ def state_at(step, placement=PLACEMENT, width=32):
     return jax.jit(make, out_shardings=shardings)()
 
 
-def abstract(placement=PLACEMENT):
+def abstract():
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-        state_at(0, placement),
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state_at(1)
     )
 
 
@@ -186,10 +188,12 @@ def test_two_runs_cannot_have_one_workdir(tmp_path):
         pass
 
 
-def test_a_workdir_that_cannot_be_written_is_an_error():
-    with pytest.raises(UserError, match="cannot write the workdir /proc/jaxpretrain"):
-        with sole_use(Path("/proc/jaxpretrain/run")):
-            pass
+def test_a_workdir_that_cannot_be_written_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    for workdir in (Path("/proc/jaxpretrain/run"), tmp_path / "file"):
+        with pytest.raises(UserError, match=f"cannot write the workdir {workdir}"):
+            with sole_use(workdir):
+                pass
 
 
 def test_a_run_that_is_killed_in_a_save_ends_with_the_bits_of_one_that_is_not(
@@ -197,7 +201,9 @@ def test_a_run_that_is_killed_in_a_save_ends_with_the_bits_of_one_that_is_not(
 ):
     """`python -m support.killing` does this at 20 moments of all kinds."""
     options = ["--config.train.steps=60", "--config.evaluate.batches=1"]
-    found = killing.killed(tiny_config_file, tmp_path / "parts", 1, 0, *options, kinds=["save"])
+    found = killing.killed(
+        tiny_config_file, tmp_path / "parts", 1, 0, *options, kinds=["save"], devices=8
+    )
     assert all("during save" in line for line in found)
-    assert killing.start(tiny_config_file, tmp_path / "whole", *options).wait() == 0
+    assert main(killing.command(tiny_config_file, tmp_path / "whole", *options)) == 0
     assert killing.final_sums(tmp_path / "whole") == killing.final_sums(tmp_path / "parts")
