@@ -1,9 +1,11 @@
 """Checkpoints that are damaged, cannot be written, or are wanted by two runs at once."""
 
 import functools
+import os
 import random
 import resource
 import shutil
+import signal
 from pathlib import Path
 
 import jax
@@ -13,7 +15,6 @@ import pytest
 
 from jaxpretrain.checkpoint import Checkpoints, Damaged
 from jaxpretrain.errors import UserError
-from jaxpretrain.main import main
 from jaxpretrain.sharding import Placement, make_mesh
 from jaxpretrain.state import TrainState, fingerprint
 from jaxpretrain.workdir import sole_use
@@ -196,14 +197,25 @@ def test_a_workdir_that_cannot_be_written_is_an_error(tmp_path):
                 pass
 
 
-def test_a_run_that_is_killed_in_a_save_ends_with_the_bits_of_one_that_is_not(
+def test_a_run_that_is_cut_off_in_a_save_ends_with_the_bits_of_one_that_is_not(
     tiny_config_file, tmp_path
 ):
-    """`python -m support.killing` does this at 20 moments of all kinds."""
+    """It goes on from what a kill would have left: the files as they were at a moment of the save.
+
+    `python -m support.killing` kills in earnest, at 20 moments of all kinds.
+    """
     options = ["--config.train.steps=60", "--config.evaluate.batches=1"]
-    found = killing.killed(
-        tiny_config_file, tmp_path / "parts", 1, 0, *options, kinds=["save"], devices=8
-    )
-    assert all("during save" in line for line in found)
-    assert main(killing.command(tiny_config_file, tmp_path / "whole", *options)) == 0
-    assert killing.final_sums(tmp_path / "whole") == killing.final_sums(tmp_path / "parts")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run, rng, half = killing.start(tiny_config_file, whole, *options), random.Random(0), False
+    while not half:
+        killing.moment(whole, rng, ["save"])
+        run.send_signal(signal.SIGSTOP)
+        assert os.WIFSTOPPED(os.waitpid(run.pid, os.WUNTRACED)[1]), Path(f"{whole}.log").read_text()
+        half = any((whole / "checkpoints").glob("*tmp*"))
+        if half:
+            shutil.copytree(whole, parts)
+        run.send_signal(signal.SIGCONT)
+    runs = run, killing.start(tiny_config_file, parts, *options)
+    assert [one.wait() for one in runs] == [0, 0], Path(f"{parts}.log").read_text()
+    assert killing.newest(whole) == killing.newest(parts) == 60
+    assert killing.final_sums(whole) == killing.final_sums(parts)

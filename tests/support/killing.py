@@ -22,27 +22,17 @@ ROOT = Path(__file__).parents[2]
 STEPS = 600
 
 
-def command(config_file: Path, workdir: Path, *options: str) -> list[str]:
-    """Arguments of the training."""
-    return [
-        "train", f"--config={config_file}", f"--workdir={workdir}",
-        f"--config.train.steps={STEPS}", "--config.checkpoint.every=5",
+def start(config_file: Path, workdir: Path, *options: str) -> subprocess.Popen:
+    """A training process in the background; its output is in ``workdir.log``."""
+    command = [
+        sys.executable, "-m", "jaxpretrain.main", "train", f"--config={config_file}",
+        f"--workdir={workdir}", f"--config.train.steps={STEPS}", "--config.checkpoint.every=5",
         "--config.evaluate.every=50", "--config.train.log_every=1", *options,
     ]  # fmt: skip
-
-
-def start(config_file: Path, workdir: Path, *options: str, devices: int = 1) -> subprocess.Popen:
-    """A training process in the background; its output is in ``workdir.log``."""
-    python = [sys.executable, "-m", "jaxpretrain.main"]
-    flags = re.sub(r"device_count=\d+", f"device_count={devices}", os.environ.get("XLA_FLAGS", ""))
+    flags = re.sub(r"device_count=\d+", "device_count=1", os.environ.get("XLA_FLAGS", ""))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
     with open(f"{workdir}.log", "a") as log:
-        return subprocess.Popen(
-            [*python, *command(config_file, workdir, *options)],
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
 def moment(workdir: Path, rng: random.Random, kinds: Sequence[str]) -> str:
@@ -76,12 +66,11 @@ def killed(
     seed: int,
     *options: str,
     kinds: Sequence[str] = ("start", "training", "save", "save"),
-    devices: int = 1,
 ) -> list[str]:
     """Runs to the end, with so many kills on the way; returns what there was when each came."""
     rng, found = random.Random(seed), []
     for _ in range(kills):
-        process = start(config_file, workdir, *options, devices=devices)
+        process = start(config_file, workdir, *options)
         kind = moment(workdir, rng, kinds)
         assert process.poll() is None, Path(f"{workdir}.log").read_text()
         process.send_signal(signal.SIGKILL)
@@ -91,8 +80,7 @@ def killed(
             f"during {kind}, newest checkpoint {newest(workdir)}"
             + (", and one half-written" if half else "")
         )
-    last = start(config_file, workdir, *options, devices=devices)
-    assert last.wait() == 0, Path(f"{workdir}.log").read_text()
+    assert start(config_file, workdir, *options).wait() == 0, Path(f"{workdir}.log").read_text()
     return found
 
 
