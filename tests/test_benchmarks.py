@@ -43,8 +43,14 @@ def test_a_training_step_alone(tmp_path):
     assert side["tokens_per_second"] == pytest.approx(128 / side["milliseconds"] * 1e3)
 
 
-def test_the_pipeline():
-    out = run("data", "--tokens=200000", "--rows=8", "--length=64", "--rounds=1")
+def test_the_pipeline(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.data import main
+
+    arguments = ["--tokens=200000", "--rows=8", "--length=64", "--rounds=1"]
+    monkeypatch.setattr("sys.argv", ["data", *arguments])
+    main()
+    out = capsys.readouterr().out
     assert "| reading, one core |" in out and "| loader threads |" in out
 
 

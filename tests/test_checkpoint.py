@@ -1,8 +1,11 @@
 """Checkpoints that are damaged, cannot be written, or are wanted by two runs at once."""
 
+import functools
+import os
 import random
 import resource
 import shutil
+import signal
 from pathlib import Path
 
 import jax
@@ -21,6 +24,7 @@ PLACEMENT = Placement(make_mesh(fsdp=8))
 AXES = {"kernel": ("width", "mlp"), "bias": ("mlp",), "low": ("width", "mlp")}
 
 
+@functools.cache
 def state_at(step, placement=PLACEMENT, width=32):
     """A state of random numbers, of several types, on a mesh."""
 
@@ -41,10 +45,9 @@ def state_at(step, placement=PLACEMENT, width=32):
     return jax.jit(make, out_shardings=shardings)()
 
 
-def abstract(placement=PLACEMENT):
+def abstract():
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-        state_at(0, placement),
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state_at(1)
     )
 
 
@@ -186,18 +189,33 @@ def test_two_runs_cannot_have_one_workdir(tmp_path):
         pass
 
 
-def test_a_workdir_that_cannot_be_written_is_an_error():
-    with pytest.raises(UserError, match="cannot write the workdir /proc/jaxpretrain"):
-        with sole_use(Path("/proc/jaxpretrain/run")):
-            pass
+def test_a_workdir_that_cannot_be_written_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    for workdir in (Path("/proc/jaxpretrain/run"), tmp_path / "file"):
+        with pytest.raises(UserError, match=f"cannot write the workdir {workdir}"):
+            with sole_use(workdir):
+                pass
 
 
-def test_a_run_that_is_killed_in_a_save_ends_with_the_bits_of_one_that_is_not(
+def test_a_run_that_is_cut_off_in_a_save_ends_with_the_bits_of_one_that_is_not(
     tiny_config_file, tmp_path
 ):
-    """`python -m support.killing` does this at 20 moments of all kinds."""
+    """It goes on from what a kill would have left: the files as they were at a moment of the save.
+
+    `python -m support.killing` kills in earnest, at 20 moments of all kinds.
+    """
     options = ["--config.train.steps=60", "--config.evaluate.batches=1"]
-    found = killing.killed(tiny_config_file, tmp_path / "parts", 1, 0, *options, kinds=["save"])
-    assert all("during save" in line for line in found)
-    assert killing.start(tiny_config_file, tmp_path / "whole", *options).wait() == 0
-    assert killing.final_sums(tmp_path / "whole") == killing.final_sums(tmp_path / "parts")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run, rng, half = killing.start(tiny_config_file, whole, *options), random.Random(0), False
+    while not half:
+        killing.moment(whole, rng, ["save"])
+        run.send_signal(signal.SIGSTOP)
+        assert os.WIFSTOPPED(os.waitpid(run.pid, os.WUNTRACED)[1]), Path(f"{whole}.log").read_text()
+        half = any((whole / "checkpoints").glob("*tmp*"))
+        if half:
+            shutil.copytree(whole, parts)
+        run.send_signal(signal.SIGCONT)
+    runs = run, killing.start(tiny_config_file, parts, *options)
+    assert [one.wait() for one in runs] == [0, 0], Path(f"{parts}.log").read_text()
+    assert killing.newest(whole) == killing.newest(parts) == 60
+    assert killing.final_sums(whole) == killing.final_sums(parts)

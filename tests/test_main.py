@@ -38,17 +38,14 @@ def test_evaluate_prints_numbers_and_examples(finished, capsys):
         assert found["split"] == "test" and f"{found['loss']:.4f}" in out
 
 
-def test_evaluating_twice_gives_the_same_numbers_and_the_stored_ones(finished):
+def test_evaluating_gives_the_stored_numbers(finished):
     for name in ("mlm", "clm"):
-        arguments = ["evaluate", f"--workdir={finished[name]}", "--split=validation"]
-        results = []
-        for _ in range(2):
-            main(arguments + ["--checkpoint=latest"])
-            results.append(json.loads((finished[name] / "evaluation.json").read_text()))
-        assert results[0] == results[1]
+        arguments = [f"--workdir={finished[name]}", "--split=validation", "--checkpoint=latest"]
+        assert main(["evaluate", *arguments]) == 0
+        found = json.loads((finished[name] / "evaluation.json").read_text())
         summary = json.loads((finished[name] / "summary.json").read_text())["eval"]
-        assert summary["loss"] == results[0]["loss"]
-        assert summary["unigram_loss"] == results[0]["unigram_loss"]
+        assert summary["loss"] == found["loss"]
+        assert summary["unigram_loss"] == found["unigram_loss"]
 
 
 def test_overrides_are_taken_in_both_spellings():

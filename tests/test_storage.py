@@ -4,14 +4,17 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from jaxpretrain import lease as lease_module
 from jaxpretrain import storage
-from jaxpretrain.assemble import assemble, prepare_store
+from jaxpretrain.assemble import assemble, open_store, prepare_store
 from jaxpretrain.checkpoint import Checkpoints
 from jaxpretrain.data import store_copy
 from jaxpretrain.data.store import Store
@@ -19,7 +22,7 @@ from jaxpretrain.errors import UserError
 from jaxpretrain.lease import Held, lease
 from jaxpretrain.main import main
 from jaxpretrain.metrics import MetricsLog, read_metrics
-from jaxpretrain.storage import path_of
+from jaxpretrain.storage import AnyPath, path_of
 from jaxpretrain.train import train
 from jaxpretrain.workdir import sole_use
 from support import object_store, tiny_run
@@ -37,21 +40,48 @@ def bucket(_server, request):
     return f"gs://{object_store.BUCKET}/{request.node.name.replace('[', '/').replace(']', '')}"
 
 
-@pytest.fixture
-def remote(bucket, tiny_config_file, tmp_path):
-    """Makes the tiny config with its store in the bucket; the copy is below tmp_path."""
-    local = tiny_run.config(tiny_config_file).store.path
+def in_bucket(bucket, config_file, copies):
+    """Makes the tiny config with its store in a bucket, where it is put, and a copy of it here."""
+    local = tiny_run.config(config_file).store.path
 
     def config(**overrides):
         return tiny_run.config(
-            tiny_config_file,
-            store__path=f"{bucket}/store",
-            store__cache=tmp_path / "copies",
-            **overrides,
+            config_file, store__path=f"{bucket}/store", store__cache=copies, **overrides
         )
 
     store_copy.publish(path_of(local), path_of(f"{bucket}/store"))
     return config
+
+
+@pytest.fixture
+def remote(bucket, tiny_config_file, tmp_path):
+    """Makes the tiny config with its store in the bucket; the copy is below tmp_path."""
+    return in_bucket(bucket, tiny_config_file, tmp_path / "copies")
+
+
+class Run(NamedTuple):
+    """A run in a bucket that was stopped after step 5 and went on."""
+
+    config: Callable[..., ConfigDict]
+    workdir: AnyPath
+    summary: dict
+    saves: list[tuple[int, set[int]]]  # steps of checkpoints, and those in the log at the time
+
+
+@pytest.fixture(scope="module")
+def run(_server, tiny_config_file, tmp_path_factory):
+    bucket, saves, save = f"gs://{object_store.BUCKET}/shared", [], Checkpoints.save
+    config = in_bucket(bucket, tiny_config_file, tmp_path_factory.mktemp("copies"))
+    workdir = path_of(f"{bucket}/run")
+
+    def watched(self, state, loss=None):
+        saves.append((int(state.step), {row["step"] for row in read_metrics(workdir)}))
+        save(self, state, loss)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", watched)
+        train(config(train__stop_at=5), workdir)
+        return Run(config, workdir, train(config(), workdir), saves)
 
 
 def params_of(config, workdir):
@@ -63,16 +93,12 @@ def params_of(config, workdir):
     return step, found
 
 
-def test_a_run_in_a_bucket_stops_resumes_and_is_that_on_a_disk(
-    bucket, remote, tiny_config_file, tmp_path
-):
-    here, there = tmp_path / "run", path_of(f"{bucket}/run")
+def test_a_run_in_a_bucket_stops_resumes_and_is_that_on_a_disk(run, tiny_config_file, tmp_path):
+    here, there = tmp_path / "run", run.workdir
     summary = train(tiny_run.config(tiny_config_file), here)
-    train(remote(train__stop_at=5), there)
-    found = train(remote(), there)
-    assert found["eval"] == summary["eval"]
+    assert run.summary["eval"] == summary["eval"]
 
-    step, in_bucket = params_of(remote(), there)
+    step, in_bucket = params_of(run.config(), there)
     _, on_disk = params_of(tiny_run.config(tiny_config_file), here)
     assert step == 8
     jax.tree.map(np.testing.assert_array_equal, in_bucket, on_disk)
@@ -88,31 +114,32 @@ def test_a_run_in_a_bucket_stops_resumes_and_is_that_on_a_disk(
     assert "lease.json" not in names  # let go
 
 
-def test_a_run_in_a_bucket_is_evaluated_and_replayed_from_the_command_line(
-    bucket, remote, tmp_path, capsys
-):
-    there = path_of(f"{bucket}/run")
-    train(remote(train__stop_at=4), there)
-    capsys.readouterr()
-    assert main(["evaluate", f"--workdir={there}", "--split=validation"]) == 0
-    assert "step 4" in capsys.readouterr().out
+def test_what_a_checkpoint_follows_is_in_the_log_of_the_bucket(run):
+    """A run that dies after a save goes on from there, and writes no line before it again."""
+    assert [step for step, _ in run.saves] == [4, 5, 8]
+    assert all(step in steps for step, steps in run.saves)
+
+
+def test_a_run_in_a_bucket_is_evaluated_and_replayed_from_the_command_line(run, capsys):
+    there = run.workdir
+    arguments = [f"--workdir={there}", "--split=validation", "--checkpoint=latest"]
+    assert main(["evaluate", *arguments]) == 0
+    assert "step 8" in capsys.readouterr().out
     assert main(["replay", f"--workdir={there}", "--step=2"]) == 0
-    assert json.loads((there / "evaluation.json").read_text())["step"] == 4
+    assert json.loads((there / "evaluation.json").read_text())["step"] == 8
     with (there / "replay-2.npz").open("rb") as file:
         assert np.load(file)["batch.tokens"].shape == (8, 32)
 
 
-def test_the_newest_checkpoint_of_a_bucket_is_damaged(bucket, remote, capsys):
-    there = path_of(f"{bucket}/run")
-    summary = train(remote(checkpoint__keep_latest=2, checkpoint__every=4), there)
+def test_the_newest_checkpoint_of_a_bucket_is_damaged(run, capsys):
+    there = run.workdir
     data = max((there / "checkpoints/8/default/d").iterdir(), key=lambda file: file.stat().length)
     raw = bytearray(data.read_bytes())
     raw[len(raw) // 2] ^= 1
     data.write_bytes(bytes(raw))
-    capsys.readouterr()
-    again = train(remote(checkpoint__keep_latest=2, checkpoint__every=4), there)
-    assert "going on from checkpoint 4" in capsys.readouterr().out
-    assert again["eval"] == summary["eval"]
+    again = train(run.config(), there)
+    assert "going on from checkpoint 5" in capsys.readouterr().out
+    assert again["eval"] == run.summary["eval"]
     assert (there / "damaged/8-1/commit_success.txt").exists()
 
 
@@ -157,24 +184,21 @@ def test_a_store_is_copied_once_and_what_is_damaged_is_named(bucket, remote, tmp
 def test_prepare_writes_to_a_bucket_and_finds_it_done_from_another_machine(
     bucket, tiny_config_file, tmp_path, capsys
 ):
-    def config(machine, **overrides):
-        return tiny_run.config(
-            tiny_config_file,
-            store__path=f"{bucket}/store",
-            store__cache=tmp_path / machine,
-            **overrides,
-        )
-
-    first = prepare_store(config("one"))
-    capsys.readouterr()
-    second = prepare_store(config("two"))
-    assert second.manifest == first.manifest
+    first = in_bucket(bucket, tiny_config_file, tmp_path / "one")()
+    larger = {"tokenizer__vocab_size": 800, "store__path": f"{bucket}/store"}
+    one, two = (
+        tiny_run.config(tiny_config_file, store__cache=tmp_path / name, **larger)
+        for name in ("one", "two")
+    )
+    found = prepare_store(first)
+    assert found.manifest == open_store(tiny_run.config(tiny_config_file)).manifest
     assert "is already prepared" in capsys.readouterr().err
     with pytest.raises(UserError, match="prepared from something else"):
-        prepare_store(config("three", tokenizer__vocab_size=800))
-    other = prepare_store(config("three", tokenizer__vocab_size=800), overwrite=True)
+        prepare_store(two)
+    other = prepare_store(two, overwrite=True)
     # A machine that has a copy of the earlier store gets the new one.
-    assert assemble(config("one", tokenizer__vocab_size=800)).store.manifest == other.manifest
+    assert other.manifest != found.manifest
+    assert assemble(one).store.manifest == other.manifest
 
 
 def test_a_store_does_not_fit_the_disk(bucket, remote, monkeypatch, tmp_path):
@@ -201,21 +225,6 @@ def test_urls_that_cannot_be_opened(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(UserError, match=r"need gcsfs: pip install 'jaxpretrain\[gcs\]'"):
         path_of("gs://bucket/run")
-
-
-def test_what_a_checkpoint_follows_is_in_the_log_of_the_bucket(bucket, remote, monkeypatch):
-    """A run that dies after a save goes on from there, and writes no line before it again."""
-    there, seen = path_of(f"{bucket}/run"), []
-    save = Checkpoints.save
-
-    def watched(self, state, loss=None):
-        seen.append((int(state.step), {row["step"] for row in read_metrics(there)}))
-        save(self, state, loss)
-
-    monkeypatch.setattr(Checkpoints, "save", watched)
-    train(remote(), there)
-    assert [step for step, _ in seen] == [4, 8]
-    assert all(step in steps for step, steps in seen)
 
 
 def test_a_run_that_lost_its_lease_leaves_the_log_of_the_other_alone(bucket):
