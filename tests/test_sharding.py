@@ -207,7 +207,7 @@ def test_activations_are_divided_as_the_rules_say():
             **dict(zip(MESH_AXES, sizes, strict=True)), devices=jax.devices()[: int(np.prod(sizes))]
         )
         placement = Placement(mesh)
-        backbone = small_backbone(VOCAB, heads=4, layers=8, width=64)
+        backbone = small_backbone(VOCAB, heads=4, layers=8, width=64, scan_layers="on")
         objective = OBJECTIVES["clm"]().bind(backbone, VOCAB)
         params = placement.parameters(
             objective.axes(), jax.eval_shape(partial(objective.init, jax.random.key(0)))

@@ -36,6 +36,10 @@ def hidden(backbone, params, batch=BATCH, visibility="full", **more):
     )
 
 
+def backbone_shapes(backbone):
+    return jax.eval_shape(backbone.init, jax.random.key(0))
+
+
 def made(**switches):
     """A backbone, and parameters like initial ones, without compiling how these are drawn."""
     backbone, rng = small_backbone(VOCAB, **switches), np.random.default_rng(0)
@@ -44,10 +48,6 @@ def made(**switches):
         return np.float32((path[-1].key == "scale") + 0.02 * rng.normal(size=leaf.shape))
 
     return backbone, jax.tree.map_with_path(draw, backbone_shapes(backbone))
-
-
-def backbone_shapes(backbone):
-    return jax.eval_shape(backbone.init, jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
