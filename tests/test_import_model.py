@@ -1,7 +1,10 @@
 """Hugging Face folders as runs: written by hand here, or by our own export; never by PyTorch."""
 
+import contextlib
+import io
 import json
 import shutil
+from functools import partial
 
 import jax
 import ml_dtypes
@@ -9,12 +12,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from jaxpretrain import import_model as import_module
+from jaxpretrain.assemble import build
 from jaxpretrain.data.tokenizer_hf import FastTokenizer
 from jaxpretrain.errors import UserError
 from jaxpretrain.export import export
-from jaxpretrain.import_model import import_model
+from jaxpretrain.import_model import import_model, sections
 from jaxpretrain.interop.folder import Tensors, write_model
-from jaxpretrain.interop.huggingface import export_model
+from jaxpretrain.interop.huggingface import export_model, settings
 from jaxpretrain.main import main
 from jaxpretrain.models.config import TransformerConfig
 from jaxpretrain.models.presets import PRESETS
@@ -24,18 +29,19 @@ from jaxpretrain.reopen import opened
 from jaxpretrain.workdir import claim_workdir, read_json
 from support.hf_tokenizers import byte_level, wordpiece_vocabulary
 from support.made_run import make_run
+from support.small import at_random
 from support.tiny_run import tokenizer_of
 
 TEXT = "The quick brown [MASK] jumps over the lazy dog."
 SIZES = {"width": 24, "layers": 2, "heads": 4, "mlp_width": 30, "max_length": 40}
-SIZES |= {"vocab_size": 531, "init_scale": 0.3}
+SIZES |= {"vocab_size": 531}
 
 
-def write_folder(folder, family):
+def write_folder(folder, family, **sizes):
     """A model at random with a padded vocabulary; its config and its tensors."""
     folder.mkdir()
-    config = TransformerConfig(**PRESETS[family] | SIZES)
-    params = Backbone(config).init(jax.random.key(0))
+    config = TransformerConfig(**PRESETS[family] | SIZES | sizes)
+    params = at_random(jax.eval_shape(Backbone(config).init, jax.random.key(0)), spread=0.3)
     written, tensors = export_model(family, config, params)
     write_model(folder, written, tensors)
     (wordpiece_vocabulary if family == "bert" else byte_level)(folder)
@@ -48,6 +54,31 @@ def bert(tmp_path_factory):
     return folder, *write_folder(folder, "bert")
 
 
+@contextlib.contextmanager
+def one_device():
+    """On several, Orbax cuts the arrays of an import into slices, each a program to compile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_module, "build", partial(build, devices=jax.devices()[:1]))
+        yield
+
+
+@pytest.fixture(scope="module")
+def imported(bert, tmp_path_factory):
+    """The command for the run of it, and what it said."""
+    run = tmp_path_factory.mktemp("imported") / "run"
+    command = ["import", f"--model={bert[0]}", f"--workdir={run}"]
+    with one_device(), contextlib.redirect_stdout(io.StringIO()) as said:
+        assert main([*command, "--config.model.dropout=0.2"]) == 0
+    return run, command, said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hf") / "gpt2"
+    write_folder(folder, "gpt2", layers=1)
+    return folder
+
+
 @pytest.fixture
 def copied(bert, tmp_path):
     """A copy of the folder, without its weights, and those."""
@@ -57,12 +88,10 @@ def copied(bert, tmp_path):
     return copy, config, tensors
 
 
-def test_a_run_of_a_model_scores_as_the_model(bert, tmp_path, capsys):
-    folder, _, _ = bert
-    assert main(["import", f"--model={folder}", f"--workdir={tmp_path}/run"]) == 0
-    said = capsys.readouterr().out
+def test_a_run_of_a_model_scores_as_the_model(bert, imported, capsys):
+    folder, (run, _, said) = bert[0], imported
     assert "run: bert with " in said and "parameters, to train with mlm" in said
-    assert main(["score", f"--workdir={tmp_path}/run", TEXT, "--top=3"]) == 0
+    assert main(["score", f"--workdir={run}", TEXT, "--top=3"]) == 0
     of_run = capsys.readouterr().out.splitlines()
     assert main(["score", f"--model={folder}", TEXT, "--top=3"]) == 0
     loss, *of_model = capsys.readouterr().out.splitlines()
@@ -71,13 +100,12 @@ def test_a_run_of_a_model_scores_as_the_model(bert, tmp_path, capsys):
     assert of_run[1].strip() == f"{candidates[0][1]:.1%}  {candidates[0][0]}"
 
 
-def test_an_imported_model_trains_on(tiny_config_file, tmp_path, capsys):
+def test_an_imported_model_trains_on(gpt2, tiny_config_file, tmp_path, capsys):
     """From its own weights: they are the first checkpoint, and the run goes on from there."""
-    write_folder(tmp_path / "gpt2", "gpt2")
     run = tmp_path / "run"
     command = [f"--config={tiny_config_file}", "--config.objective.name=clm"]
     command += [f"--config.store.path={tmp_path}/store", "--config.train.steps=4"]
-    assert main(["import", f"--model={tmp_path}/gpt2", f"--workdir={run}", *command]) == 0
+    assert main(["import", f"--model={gpt2}", f"--workdir={run}", *command]) == 0
     own = f"--config={run}/config.json"
     before = opened(run, "latest")
     assert before.step == 0 and before.config.model.width == 24
@@ -94,25 +122,30 @@ def test_an_imported_model_trains_on(tiny_config_file, tmp_path, capsys):
     assert "unigram" in capsys.readouterr().out
     # And back, with its own tokenizer.
     export(run, tmp_path / "out")
-    before = json.loads((tmp_path / "gpt2/tokenizer.json").read_text())
+    before = json.loads((gpt2 / "tokenizer.json").read_text())
     assert json.loads((tmp_path / "out/tokenizer.json").read_text()) == before
-    assert load(tmp_path / "out").loss("The future of AI is") != load(tmp_path / "gpt2").loss(
+    assert load(tmp_path / "out").loss("The future of AI is") != load(gpt2).loss(
         "The future of AI is"
     )
 
 
-def test_what_we_export_we_import(tiny_config_file, tmp_path, capsys):
-    tokenizer = tokenizer_of(tiny_config_file)
-    make_run(tmp_path / "run", tokenizer, "bert", "bert")
-    export(tmp_path / "run", tmp_path / "out")
-    import_model(tmp_path / "out", tmp_path / "again")
-    assert "untrained" not in capsys.readouterr().out
-    first, again = opened(tmp_path / "run", "latest"), opened(tmp_path / "again", "latest")
-    assert again.objective.name == "bert"
-    jax.tree.map(np.testing.assert_array_equal, again.params, first.params)
-    text = "Two\n\nlines, and a [MASK]."
-    ids = first.tokenizer.encode_gaps(text, "[MASK]")
-    assert again.tokenizer.encode_gaps(text, "[MASK]") == ids
+@pytest.mark.parametrize(
+    ("family", "loader", "name"),
+    [
+        ("bert", "BertForPreTraining", "bert"),
+        ("bert", "BertForNextSentencePrediction", "nsp"),
+        ("bert", "BertForMaskedLM", "mlm"),
+        ("bert", None, "mlm"),
+        ("electra", "ElectraForPreTraining", "rtd"),
+        ("gpt2", "GPT2LMHeadModel", "clm"),
+        ("t5", "T5ForConditionalGeneration", "span_corruption"),
+    ],
+)
+def test_the_objective_is_that_of_the_model_s_class(family, loader, name, tmp_path):
+    more = {"decoder_layers": 2} if family == "t5" else {}
+    theirs = settings(family, TransformerConfig(**PRESETS[family] | SIZES | more))
+    theirs |= {"architectures": [loader]} if loader else {}
+    assert sections(theirs, tmp_path, None, {})["objective"]["name"] == name
 
 
 @pytest.fixture(scope="module")
@@ -125,19 +158,23 @@ def electra(tiny_config_file, tmp_path_factory):
     return folder
 
 
+@one_device()
 def test_electra_is_imported_with_its_generator(electra, tmp_path, capsys):
     first = opened(electra / "run", "latest")
     del first.params["head"]
     moved = shutil.copytree(electra / "out", tmp_path / "out")
     apart = shutil.move(moved / "generator", tmp_path / "small")
-    for number, (model, generator) in enumerate([(electra / "out", None), (moved, apart)]):
-        import_model(model, tmp_path / f"run{number}", generator=generator)
-        assert "generator" not in capsys.readouterr().out
-        again = opened(tmp_path / f"run{number}", "latest")
-        del again.params["head"]  # which the discriminator has no use for
-        assert again.objective.generator.config.width == first.objective.generator.config.width
-        jax.tree.map(np.testing.assert_array_equal, again.params, first.params)
-    import_model(moved, tmp_path / "alone")
+    import_model(moved, tmp_path / "run", generator=apart)
+    assert "not in the model, and so untrained: head\n" in capsys.readouterr().out
+    again = opened(tmp_path / "run", "latest")
+    del again.params["head"]  # which the discriminator has no use for
+    assert again.objective.generator.config.width == first.objective.generator.config.width
+    jax.tree.map(np.testing.assert_array_equal, again.params, first.params)
+    text = "Two\n\nlines, and a [MASK]."
+    ids = first.tokenizer.encode_gaps(text, "[MASK]")
+    assert again.tokenizer.encode_gaps(text, "[MASK]") == ids
+    # What is missing starts anew.
+    import_model(moved, tmp_path / "alone", overrides={"objective.generator_size": "0.5"})
     assert "not in the model, and so untrained: generator, head" in capsys.readouterr().out
 
 
@@ -152,7 +189,7 @@ def test_generators_of_other_models(electra, tmp_path, capsys):
     refused("is a part of rtd, and the objective is mlm", own, **{"objective.name": "mlm"})
     refused(
         r"generator_size=0.25: it has hidden_size \d+ \(not \d+\)",
-        own,
+        None,  # that beside the model
         **{"objective.generator_size": "0.25"},
     )
     whole = {"objective.generator_size": "1.0"}
@@ -166,12 +203,6 @@ def test_generators_of_other_models(electra, tmp_path, capsys):
     command = ["import", f"--model={electra}/out", f"--workdir={tmp_path}/run"]
     assert main([*command, f"--generator={tmp_path}/none"]) == 2
     assert "it has no config.json" in capsys.readouterr().err
-
-
-def test_heads_that_are_missing_start_anew(bert, tmp_path, capsys):
-    folder, _, _ = bert
-    import_model(folder, tmp_path / "run", overrides={"objective.name": "bert"})
-    assert "not in the model, and so untrained: pair_head" in capsys.readouterr().out
 
 
 def test_shards_in_16_bits(copied):
@@ -219,13 +250,12 @@ def test_folders_that_are_no_models(copied, spoil, message):
         load(copied[0])
 
 
-def test_what_the_user_cannot_have(bert, tmp_path, capsys):
-    folder, _, _ = bert
-    command = ["import", f"--model={folder}", f"--workdir={tmp_path}/run"]
-    assert main([*command, "--config.model.width=8"]) == 2
+def test_what_the_user_cannot_have(bert, imported, tmp_path, capsys):
+    folder, (run, command, _) = bert[0], imported
+    new = ["import", f"--model={folder}", f"--workdir={tmp_path}/run"]
+    assert main([*new, "--config.model.width=8"]) == 2
     assert "config.model.width is the imported model's own" in capsys.readouterr().err
-    assert main([*command, "--config.model.dropout=0.2"]) == 0
-    assert opened(tmp_path / "run", "latest").config.model.dropout == 0.2
+    assert read_json(run / "config.json")["model"]["dropout"] == 0.2
     assert main(command) == 2
     assert "holds a run already" in capsys.readouterr().err
     for wrong, message in (
@@ -237,28 +267,25 @@ def test_what_the_user_cannot_have(bert, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_gaps_and_losses_that_there_are_not(bert, tmp_path):
+def test_gaps_and_losses_that_there_are_not(bert, gpt2):
     with pytest.raises(UserError, match=r"there is no \[MASK\] in 'x'"):
         load(bert[0]).gaps("x")
     with pytest.raises(UserError, match="has 403 tokens, and the model reads 40"):
         load(bert[0]).loss("a " * 401)
-    write_folder(tmp_path / "gpt2", "gpt2")
-    gpt2 = load(tmp_path / "gpt2")
+    causal = load(gpt2)
     with pytest.raises(UserError, match="no mask piece to stand for"):
-        gpt2.loss(TEXT)
+        causal.loss(TEXT)
     with pytest.raises(UserError, match="does not see what follows"):
-        gpt2.gaps(TEXT)
+        causal.gaps(TEXT)
     with pytest.raises(UserError, match="is one token, and nothing is before it"):
-        gpt2.loss("T")
+        causal.loss("T")
     with pytest.raises(UserError, match="there is no text"):
-        gpt2.loss("")
+        causal.loss("")
 
 
-def test_an_import_that_was_cut_off_is_not_trained_from_random_weights(bert, tmp_path):
-    folder, _, _ = bert
-    import_model(folder, tmp_path / "run")
-    config, tokenizer = read_json(tmp_path / "run/config.json"), FastTokenizer.from_folder(folder)
+def test_an_import_that_was_cut_off_is_not_trained_from_random_weights(bert, imported, tmp_path):
+    shutil.copytree(imported[0], tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    config, tokenizer = read_json(tmp_path / "run/config.json"), FastTokenizer.from_folder(bert[0])
     identity = {"tokenizer": tokenizer.sha256, "token store": "b" * 64}
-    shutil.rmtree(tmp_path / "run/checkpoints")
     with pytest.raises(UserError, match="the import was cut off; delete the folder"):
         claim_workdir(tmp_path / "run", config, tokenizer, identity)

@@ -20,7 +20,7 @@ from jaxpretrain.objectives import OBJECTIVES
 from jaxpretrain.objectives.contrastive import pool
 from jaxpretrain.optim import make_optimizer
 from jaxpretrain.settings import DownstreamSettings
-from support.small import SPECIAL, small_backbone, small_vocab
+from support.small import SPECIAL, at_random, small_backbone, small_vocab
 
 VOCAB = small_vocab()
 A, B = SPECIAL, SPECIAL + 1
@@ -46,7 +46,7 @@ def model():
     objective = OBJECTIVES["mlm"]().bind(
         small_backbone(VOCAB, layers=1, positions="learned", dropout=0.1), VOCAB
     )
-    return objective, jax.jit(objective.init)(jax.random.key(0))
+    return objective, at_random(jax.eval_shape(objective.init, jax.random.key(0)), spread=0.1)
 
 
 def test_what_needs_the_order_of_tokens_is_learned(model):
@@ -92,35 +92,43 @@ def small(model):
     return learner(model), *ordered(8, 2)
 
 
+@pytest.fixture(scope="module")
+def frozen(model):
+    """Two epochs of two batches, of the head alone."""
+    return learner(model, rows=16, batch=8, epochs=2, frozen=True), *ordered(16, 3)
+
+
 def flat(tree):
     return {jax.tree_util.keystr(k): np.asarray(v) for k, v in jax.tree.leaves_with_path(tree)}
 
 
 @pytest.mark.parametrize("rate", [3e-4, 0.02])
-def test_steps_at_a_rate_are_those_of_the_optimizer_with_that_rate(model, rate):
-    """Two epochs of two batches, written out with optax's rule at the rate itself."""
+def test_steps_at_a_rate_are_those_of_the_optimizer_with_that_rate(model, frozen, rate):
+    """Written out with optax's rule at the rate itself."""
     objective, params = model
-    frozen = learner(model, rows=16, batch=8, epochs=2, frozen=True)
-    rows, y = ordered(16, 3)
-    got = frozen.fit(rows, y, learning_rate=rate, seed=5)["task_head"]
+    train, rows, y = frozen
+    got = train.fit(rows, y, learning_rate=rate, seed=5)["task_head"]
     rule = make_optimizer(
         total_steps=4, learning_rate=rate, schedule="linear", warmup_steps=0, final_fraction=0.0,
         beta2=0.999,
     ).update_rule  # fmt: skip
     key, width = jax.random.key(5), objective.backbone.config.width
     head = {"kernel": 0.02 * jax.random.normal(key, (width, 2)), "bias": jnp.zeros(2)}
-    state, rng = rule.init(head), np.random.default_rng(5)
+    state, rng = jax.jit(rule.init)(head), np.random.default_rng(5)
     loss = loss_of(objective)
-    gradient = jax.jit(
-        jax.grad(lambda head, part, y: loss(params | {"task_head": head}, part, y, None))
-    )
+
+    @jax.jit
+    def step(head, state, part, y):
+        def of_head(head):
+            return loss(params | {"task_head": head}, part, y, None)
+
+        updates, state = rule.update(jax.grad(of_head)(head), state, head)
+        return optax.apply_updates(head, updates), state
+
     for _ in range(2):
         order = rng.permutation(16)  # of rows that are all equally long
         for chosen in order.reshape(2, 8)[rng.permutation(2)]:
-            updates, state = rule.update(
-                gradient(head, rows_of(rows.ids[chosen]), y[chosen]), state, head
-            )
-            head = optax.apply_updates(head, updates)
+            head, state = step(head, state, rows_of(rows.ids[chosen]), y[chosen])
     for name in ("kernel", "bias"):
         np.testing.assert_allclose(got[name], head[name], rtol=1e-4, atol=1e-7)
 
@@ -155,10 +163,10 @@ def test_one_step_of_everything_is_the_optimizer_s(model, small):
         assert moved < 0.0102 + 1e-4 * np.abs(start[name]).max()
 
 
-def test_a_frozen_backbone_stays_bit_for_bit_and_the_head_moves(model):
+def test_a_frozen_backbone_stays_bit_for_bit_and_the_head_moves(model, frozen):
     objective, params = model
-    rows, y = ordered(8, 2)
-    found = learner(model, frozen=True).fit(rows, y, learning_rate=0.1, seed=0)
+    train, rows, y = frozen
+    found = train.fit(rows, y, learning_rate=0.1, seed=0)
     for name in objective.backbone.axes():
         before, after = flat(params[name]), flat(found[name])
         assert all(np.array_equal(before[k], after[k]) for k in before)

@@ -10,7 +10,7 @@ from jaxpretrain.evaluation import reading
 from jaxpretrain.evaluation.reading import Rows, alike, padded, room_for_text, rows_of, vectors
 from jaxpretrain.objectives import OBJECTIVES, Mixture, Task
 from support import tiny_run
-from support.small import small_backbone, small_vocab
+from support.small import at_random, small_backbone, small_vocab
 
 LONG = "The statement is executed, and a class may be defined here or not. " * 3
 TEXTS = ["Is it?", LONG, "A class may be defined here, or not.", "x"]
@@ -30,8 +30,8 @@ def model(tiny_config_file, tokenizer):
         key = name, *overrides.items()
         if key not in known:
             config = tiny_run.config(tiny_config_file, objective__name=name, **overrides)
-            objective = build(config, tokenizer.vocab).objective
-            known[key] = objective, jax.jit(objective.init)(jax.random.key(1))
+            pieces = build(config, tokenizer.vocab)
+            known[key] = pieces.objective, at_random(pieces.abstract.params)
         return known[key]
 
     return make
@@ -101,7 +101,7 @@ def test_the_longer_text_is_cut_first_and_at_its_end(room):
 def test_learned_positions_limit_what_is_read():
     """A pair of texts and its three special pieces fill the positions that there are, not more."""
     for name, limit in (("rotary", 200), ("learned", 30)):
-        backbone = small_backbone(VOCAB, positions=name, max_length=30)
+        backbone = small_backbone(VOCAB, positions=name, max_length=30, layers=1)
         objective = OBJECTIVES["mlm"]().bind(backbone, VOCAB)
         for texts in (1, 2):
             rows = rows_of(objective, Words(), [("w " * 300,) * texts], 200)
@@ -109,18 +109,13 @@ def test_learned_positions_limit_what_is_read():
             assert size == (limit if name == "learned" else limit + texts + 1)
             assert room_for_text(objective, 200, texts) == size - texts - 1
             assert room_for_text(objective, 7, texts) == 7
-        params = jax.jit(objective.init)(jax.random.key(0))
-        assert np.isfinite(vectors(objective, params, rows)).all()
+    params = at_random(jax.eval_shape(objective.init, jax.random.key(0)))
+    assert np.isfinite(vectors(objective, params, rows)).all()
 
 
-CASES = [
-    (name, pooling)
-    for name in ("mlm", "clm", "simcse", "prefix_lm")
-    for pooling in (("mean", "last") if name != "simcse" else ("cls",))
-]
-
-
-@pytest.mark.parametrize(("name", "pooling"), CASES)
+@pytest.mark.parametrize(
+    ("name", "pooling"), [("mlm", "mean"), ("mlm", "last"), ("clm", "last"), ("simcse", "cls")]
+)
 def test_a_vector_is_the_same_alone_and_among_longer_texts(
     model, tokenizer, name, pooling, monkeypatch
 ):
@@ -130,7 +125,7 @@ def test_a_vector_is_the_same_alone_and_among_longer_texts(
         objective, params, rows_of(objective, tokenizer, [(t,) for t in TEXTS], 32), pooling=pooling
     )
     assert together.shape == (4, 16) and together.dtype == np.float32
-    for number, text in enumerate(TEXTS):
+    for number, text in enumerate(TEXTS[:2]):  # of the first pass and of the second
         alone = rows_of(objective, tokenizer, [(text,)], 32)
         found = vectors(objective, params, alone, pooling=pooling)[0]
         np.testing.assert_allclose(found, together[number], rtol=1e-4, atol=1e-5)
@@ -164,26 +159,26 @@ def test_pooling_takes_the_mean_the_first_or_the_last_of_the_stream(model, token
 )
 def test_only_a_causal_objective_reads_causally(name, reads_back):
     """Whether the stream at a place depends on what comes after it."""
-    objective = OBJECTIVES[name]().bind(small_backbone(VOCAB), VOCAB)
+    objective = OBJECTIVES[name]().bind(small_backbone(VOCAB, layers=1), VOCAB)
     assert depends_on_what_follows(objective) != reads_back
 
 
 def test_a_mixture_reads_causally_where_all_its_parts_do():
     def mixture(*names):
         tasks = tuple(Task(name=name, objective=OBJECTIVES[name]()) for name in names)
-        return Mixture(tasks=tasks).bind(small_backbone(VOCAB), VOCAB)
+        return Mixture(tasks=tasks).bind(small_backbone(VOCAB, layers=1), VOCAB)
 
     assert not depends_on_what_follows(mixture("clm", "fim"))
     assert depends_on_what_follows(mixture("mlm", "clm"))
 
 
 def test_an_encoder_with_a_decoder_reads_both_ways():
-    backbone = small_backbone(VOCAB, decoder_layers=1)
+    backbone = small_backbone(VOCAB, layers=1, decoder_layers=1)
     assert depends_on_what_follows(OBJECTIVES["span_corruption"]().bind(backbone, VOCAB))
 
 
 def depends_on_what_follows(objective):
-    params = jax.jit(objective.init)(jax.random.key(0))
+    params = at_random(jax.eval_shape(objective.init, jax.random.key(0)))
     ids = np.arange(24, 40, dtype=np.int32)[None].repeat(2, 0)
     ids[1, 8:] += 3
     rows = Rows(ids, np.ones_like(ids), np.zeros_like(ids))

@@ -1,5 +1,6 @@
 """Small vocabularies, models and batches to test with."""
 
+import jax
 import numpy as np
 
 from jaxpretrain.data.vocab import Vocab, special_ids
@@ -91,6 +92,17 @@ def example_objective(name: str) -> Objective:
 def progress_at(fraction: float, step: int = 0) -> Progress:
     """That share of a training."""
     return Progress(np.int32(step), np.float32(fraction))
+
+
+def at_random(shapes: dict, seed: int = 0, spread: float = 0.2) -> dict:
+    """Parameters of these shapes from NumPy, for which nothing is compiled; scales are about 1."""
+    rng = np.random.default_rng(seed)
+
+    def some(path, like):
+        about = 1.0 if getattr(path[-1], "key", "") == "scale" else 0.0
+        return (about + spread * rng.normal(size=like.shape)).astype(like.dtype)
+
+    return jax.tree_util.tree_map_with_path(some, shapes)
 
 
 def small_backbone(vocab: Vocab, **switches) -> Backbone:
