@@ -214,10 +214,8 @@ def test_rotary_scores_depend_on_the_distance_only():
     # Pair i turns by base ** (-i / half) a position: the closed form for one head.
     angle = 5 * 100.0 ** (-np.arange(8) / 8)
     first, second = np.split(np.asarray(q).ravel(), 2)
-    expected = [
-        first * np.cos(angle) - second * np.sin(angle),
-        second * np.cos(angle) + first * np.sin(angle),
-    ]
+    cos, sin = np.cos(angle), np.sin(angle)
+    expected = [first * cos - second * sin, second * cos + first * sin]
     found = rotate(q, jnp.array([[5]]), frequencies)
     np.testing.assert_allclose(np.ravel(found), np.ravel(expected), atol=1e-5)
 
