@@ -27,13 +27,21 @@ SMALL = {"vocab_size": 700}
 HALVES = {"validation_fraction": 0.3, "test_fraction": 0.3}
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> dict[str, str]:
+    """The arguments for a small tokenizer that is there already."""
+    file = tmp_path_factory.mktemp("trained") / "t.model"
+    Tokenizer.train(topics(1, 40)[0], **SMALL).save(file)
+    return {"file": str(file)}
+
+
 @pytest.fixture
-def make(tmp_path) -> Callable[..., Store]:
-    """`prepare` into a folder of the test, quietly and with a small tokenizer."""
+def make(tmp_path, trained) -> Callable[..., Store]:
+    """`prepare` into a folder of the test, quietly and without training a tokenizer."""
 
     def call(name: str = "s", **changes) -> Store:
         arguments = {"sources": {"docs": Tiny(texts=topics(4, 40))}, "workers": 1}
-        arguments |= {"tokenizer_args": SMALL, "progress": False, **changes}
+        arguments |= {"tokenizer_args": trained, "progress": False, **changes}
         return prepare(tmp_path / name, **arguments)
 
     return call
@@ -93,8 +101,8 @@ PINNED = "te va va va te te tr te tr va te te"
 
 def test_one_and_two_workers_give_the_same_store(make):
     sources = {"docs": Tiny(texts=topics(5, 60)), "other": Tiny(texts=(("x", "!odd"), ("y", "")))}
-    one = make("one", sources=sources, workers=1)
-    two = make("two", sources=sources, workers=2)
+    one = make("one", sources=sources, tokenizer_args=SMALL, workers=1)
+    two = make("two", sources=sources, tokenizer_args=SMALL, workers=2)
     assert contents(one.path) == contents(two.path)
     assert one.manifest["sha256"] == two.manifest["sha256"]
     assert one.manifest["sources"]["other"]["skipped"] == {"empty": 1, "odd": 1}
@@ -140,11 +148,11 @@ def test_kill_and_resume(make, tmp_path):
 
     note.write_text("")
     sources = {"docs": Tiny(texts=topics(8, 40), pause=0.06, note=str(note))}
-    store = make(sources=sources, workers=2)
+    store = make(sources=sources, tokenizer_args=SMALL, workers=2)
     assert {name: times(path)[name] for name in kept} == kept
     read = {f"{int(line.removeprefix('part-')):05d}" for line in note.read_text().splitlines()}
     assert read == {f"{number:05d}" for number in range(8)} - finished
-    assert contents(path) == contents(make("clean", sources=sources).path)
+    assert contents(path) == contents(make("clean", sources=sources, tokenizer_args=SMALL).path)
     Store.open(store.path, verify=True)
 
 
@@ -158,12 +166,8 @@ def test_preparing_again_does_nothing_and_says_so(make, capsys):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_failing_part_is_reported_and_the_finished_ones_stay(make, tmp_path, workers):
-    Tokenizer.train(topics(1, 40)[0], **SMALL).save(tmp_path / "t.model")
-    arguments = {
-        "sources": {"docs": Tiny(texts=(*topics(4, 40), ("fine", "not \ud800 text")))},
-        "tokenizer_args": {"file": str(tmp_path / "t.model")},
-        "workers": workers,
-    }
+    sources = {"docs": Tiny(texts=(*topics(4, 40), ("fine", "not \ud800 text")))}
+    arguments = {"sources": sources, "workers": workers}
     with pytest.raises(UserError, match="part-4:2: character 4 is a lone surrogate"):
         make(**arguments)
     kept = times(tmp_path / "s")
@@ -202,20 +206,20 @@ def test_a_store_under_repair_is_unfinished(make, monkeypatch):
 
 
 def test_files_deleted_as_the_error_says_are_made_again(make):
-    good = contents(make().path)
+    path = make(tokenizer_args=SMALL).path
+    good = contents(path)
     for name in ("tokenizer.model", "prepare.json", "manifest.json", "docs/00001.json"):
-        path = make().path
         (path / name).unlink()
-        assert contents(make().path) == good
+        assert contents(make(tokenizer_args=SMALL).path) == good
 
 
 def test_parts_of_another_tokenizer_are_written_again(make):
-    path = make().path
+    path = make(tokenizer_args=SMALL).path
     good = contents(path)
     (path / "manifest.json").unlink()
     other = Tokenizer.train(topics(1, 30)[0], vocab_size=600)
     other.save(path / "tokenizer.model")
-    store = make()
+    store = make(tokenizer_args=SMALL)
     assert store.tokenizer.sha256 == other.sha256
     texts = Counter(text for texts in texts_by_split(store).values() for text in texts)
     assert texts == Counter(text for part in topics(4, 40) for text in part)
@@ -223,7 +227,7 @@ def test_parts_of_another_tokenizer_are_written_again(make):
 
 
 def test_a_changed_request_is_refused(make):
-    path = make().path
+    path = make(tokenizer_args=SMALL).path
     texts = topics(4, 40)
     changed = (*texts[:3], (*texts[3], "more"))
     for change, message in [
@@ -233,9 +237,9 @@ def test_a_changed_request_is_refused(make):
         ({"test_fraction": 0.5}, "'test_fraction': 0.02.*'test_fraction': 0.5"),
     ]:
         with pytest.raises(UserError, match=f"prepared from something else: .*{message}"):
-            make(**change)
+            make(**{"tokenizer_args": SMALL} | change)
     before = contents(path)
-    assert contents(make().path) == before
+    assert contents(make(tokenizer_args=SMALL).path) == before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,7 +344,7 @@ def test_the_tokenizer_is_trained_on_train_documents_up_to_the_cap(make, monkeyp
         return train(cls, seen[-1], **arguments)
 
     monkeypatch.setattr(Tokenizer, "train", classmethod(spy))
-    store = make("all", **HALVES)
+    store = make("all", tokenizer_args=SMALL, **HALVES)
     assert sorted(seen[0]) == sorted(texts_by_split(store)["train"])
     cap = sum(len(text.encode()) for text in seen[0]) // 2
     make("some", tokenizer_args={**SMALL, "train_bytes": cap}, **HALVES)
@@ -365,12 +369,10 @@ def test_what_a_user_can_get_wrong(make, tmp_path):
     texts = ("!too long", "!too long", "", "!bad")
     message = r"no documents .* docs \(1 bad, 2 too long left out\)"
     with pytest.raises(UserError, match=message):
-        make("empty", sources={"docs": Tiny(texts=(texts,))})
-    Tokenizer.train(topics(1, 30)[0], vocab_size=600).save(tmp_path / "t.model")
+        make("empty", sources={"docs": Tiny(texts=(texts,))}, tokenizer_args=SMALL)
     message = r"no documents .* docs \(1 bad, 1 empty, 2 too long left out\)"
     with pytest.raises(UserError, match=message):
-        file = {"file": str(tmp_path / "t.model")}
-        make("empty2", sources={"docs": Tiny(texts=(texts,))}, tokenizer_args=file)
+        make("empty2", sources={"docs": Tiny(texts=(texts,))})
     with pytest.raises(UserError, match="vocab_size 90000 is too large .* at most"):
         make("large", tokenizer_args={"vocab_size": 90_000})
     for changes, message in [
@@ -394,11 +396,9 @@ def test_a_worker_that_dies_is_reported(make):
 
 
 def test_what_a_worker_did_not_expect_is_shown_with_where_it_happened(make, tmp_path):
-    file = tmp_path / "t.model"
-    Tokenizer.train(topics(1, 40)[0], **SMALL).save(file)
     source = Tiny(texts=topics(3, 12), note=str(tmp_path / "no such folder" / "note"))
     with pytest.raises(RuntimeError, match="(?s)in a worker.*tiny_source.py.*FileNotFoundError"):
-        make(sources={"docs": source}, tokenizer_args={"file": str(file)}, workers=2)
+        make(sources={"docs": source}, workers=2)
 
 
 class Terminal(io.StringIO):
@@ -408,7 +408,7 @@ class Terminal(io.StringIO):
 
 def test_progress(make, capsys, monkeypatch):
     monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
-    make(progress=True)
+    make(progress=True, tokenizer_args=SMALL)
     lines = capsys.readouterr().err.splitlines()
     assert all(line.startswith("prepare: ") for line in lines)
     assert "prepare: 4/4 parts, 40 documents" in "\n".join(lines) and len(lines) >= 6
