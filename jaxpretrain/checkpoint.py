@@ -24,6 +24,15 @@ from jaxpretrain.storage import AnyPath, access, is_of_client, is_remote, move
 # What says that a file could not be reached, which is not to say that it is damaged.
 _OUT_OF_REACH = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED")
 
+# Of an array that all devices have, Orbax lets each write a slice, and cutting it is a program for
+# each slice of each shape; below a megabyte one device writes it whole.
+_WORTH_CUTTING = 2**20
+ocp.type_handlers.register_type_handler(
+    jax.Array,
+    ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_WORTH_CUTTING),
+    override=True,
+)
+
 
 class Damaged(Exception):
     """A checkpoint that cannot be read, or does not hold what was saved."""
