@@ -149,6 +149,11 @@ class TransformerConfig:
         for name in (*above_0, "rotary_factor", "rotary_low"):
             if not getattr(self, name) > 0.0:
                 raise UserError(f"model.{name} is {getattr(self, name)}: it must be above 0")
+        if self.local_window and self.global_every == 1:
+            raise UserError(
+                f"model.local_window is {self.local_window} and model.global_every 1, with which "
+                "no layer is local: make it at least 2, or leave model.local_window=0"
+            )
         if self.rotary_high <= self.rotary_low:
             raise UserError(
                 f"model.rotary_high is {self.rotary_high} and model.rotary_low {self.rotary_low}: "

@@ -355,6 +355,8 @@ def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
         ({"embedding_width": 16, "width": 32}, ("16", "32")),
         ({"dropout": 1.5}, ("1.5",)),
         ({"layers": 0}, ("0",)),
+        ({"local_window": 64, "global_every": 1}, ("64", "1")),
+        ({"rotary_low": 4.5}, ("4.5", "4.0")),
     ],
 )
 def test_values_that_do_not_fit_are_named_with_their_numbers(switches, numbers):
