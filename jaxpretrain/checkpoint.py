@@ -1,8 +1,9 @@
 """Saving and restoring with Orbax, and telling a good checkpoint from a damaged one."""
 
+import asyncio
 import math
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
 from typing import Any
 
@@ -27,9 +28,38 @@ _OUT_OF_REACH = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUT
 # Of an array that all devices have, Orbax lets each write a slice, and cutting it is a program for
 # each slice of each shape; below a megabyte one device writes it whole.
 _WORTH_CUTTING = 2**20
+
+
+class _Arrays(ocp.type_handlers.ArrayHandler):
+    """Reads all arrays to the end, also when one cannot be read.
+
+    Orbax closes its event loop at the first failure, and whatever was still being read would print
+    a stack trace, when it arrives or when it is thrown away.
+    """
+
+    async def metadata(self, infos: Any) -> Any:
+        async with _all_begun_here():
+            return await super().metadata(infos)
+
+    async def deserialize(self, infos: Any, args: Any = None) -> Any:
+        async with _all_begun_here():
+            return await super().deserialize(infos, args)
+
+
+@asynccontextmanager
+async def _all_begun_here() -> AsyncIterator[None]:
+    """Waits at the end for all tasks that were begun within."""
+    others = asyncio.all_tasks()
+    try:
+        yield
+    finally:
+        while unfinished := asyncio.all_tasks() - others:
+            await asyncio.gather(*unfinished, return_exceptions=True)
+
+
 ocp.type_handlers.register_type_handler(
     jax.Array,
-    ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_WORTH_CUTTING),
+    _Arrays(min_slice_bytes_for_replica_parallel=_WORTH_CUTTING),
     override=True,
 )
 

@@ -1,11 +1,13 @@
 """Checkpoints that are damaged, cannot be written, or are wanted by two runs at once."""
 
 import functools
+import gc
 import os
 import random
 import resource
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import jax
@@ -149,6 +151,26 @@ def test_damage_that_only_the_fingerprint_can_see(folder, monkeypatch):
     with pytest.raises(Damaged, match=r"checkpoint 2 .*\.params\['bias'\] is not what was saved"):
         checkpoints.restore(2, abstract())
     checkpoints.close()
+
+
+@pytest.mark.parametrize("what", ["d", "ocdbt.process_0/d"])  # their shapes, their numbers
+def test_nothing_is_still_being_read_after_a_failure(tmp_path, monkeypatch, caplog, what):
+    """What is, prints stack traces when it arrives, or when it is thrown away."""
+    one = state_at(1, width=64)  # not so small that they are kept with the shapes
+    many = one._replace(opt_state={str(i): one.params["kernel"] for i in range(30)})
+    checkpoints = Checkpoints(tmp_path, PLACEMENT)
+    checkpoints.save(many)
+    checkpoints.wait()
+    for file in (tmp_path / "1/default" / what).iterdir():
+        file.write_bytes(bytes(file.stat().st_size))
+    late = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: late.append(what.exc_value))
+    for _ in range(10):
+        with pytest.raises(Damaged):
+            checkpoints.restore(1, jax.eval_shape(lambda: many))
+    checkpoints.close()
+    gc.collect()
+    assert not late and "Traceback" not in caplog.text
 
 
 def test_if_all_are_damaged_nothing_is_thrown_away(folder):
