@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxpretrain.models.placement import parts_of, place
+from jaxpretrain.models.placement import parts_of, place, platform
 from jaxpretrain.types import Array
 
 
@@ -59,7 +59,10 @@ class Vocabulary(NamedTuple):
         if self.table is not None:
             table = jnp.matmul(jnp.swapaxes(pull, -1, -2), vectors, **product)
         else:
-            kernel = jnp.matmul(jnp.swapaxes(vectors, -1, -2), pull, **product)
+            turned = jnp.swapaxes(vectors, -1, -2)
+            if platform() == "cpu":  # a product that turns it itself is none of XLA's fast ones
+                turned = jax.lax.optimization_barrier(turned)
+            kernel = jnp.matmul(turned, pull, **product)
         bias = None if self.bias is None else jnp.sum(pull, axis=-2, dtype=jnp.float32)
         found = Vocabulary(table, kernel, bias)
         return (jax.tree.map(lambda x: x[None, None], found) if one else found).placed(2)
