@@ -17,7 +17,7 @@ END_OF_GZIP = sys.maxsize
 
 def open_bytes(path: str) -> BinaryIO:
     """Opens a file to read, decompressed when its name ends in ``.gz``."""
-    return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")
+    return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb", buffering=1 << 18)
 
 
 def is_binary(file: BinaryIO) -> bool:

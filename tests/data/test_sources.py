@@ -302,7 +302,7 @@ class TestParts:
     def test_part_sizes(self):
         mebi = 1 << 20
         totals = (0, 64 * mebi, 640 * mebi, 1 << 40)
-        assert [sources_base.part_bytes(n) // mebi for n in totals] == [1, 1, 10, 64]
+        assert [sources_base.part_bytes(n) // mebi for n in totals] == [4, 4, 10, 64]
 
     def test_parts_are_named_pickled_and_read_again(self, tmp_path, small_parts):
         path = tmp_path / "a.jsonl"
