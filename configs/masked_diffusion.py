@@ -5,7 +5,7 @@
 Measured on two CPU cores (jax 0.10.2), beside other work: 311 s after installation, of which 256 s
 of training at 7,200 tokens/s. On the test documents the bound is 6.21 nats per token (2.77 bits per
 byte), that of a unigram model: most rates hide much of what would tell a hidden token, so this
-learns far more slowly than mlm does, and 900 steps are too few. quickstart.py comes to 4.63 with
+learns far more slowly than mlm does, and 900 steps are too few. quickstart.py comes to 4.59 with
 15% hidden.
 """
 

@@ -5,7 +5,7 @@
 Measured on two CPU cores (jax 0.10.2): 252 s after installation, of which 176 s of training at
 10,500 tokens/s. On the test documents 5.92 nats per hidden token (a unigram model: 6.15) and 5.88
 from the borders of the spans. The neighbours of a hidden token are mostly hidden too, so this takes
-longer to leave the unigram model behind than mlm does: quickstart.py comes to 4.63 in as many
+longer to leave the unigram model behind than mlm does: quickstart.py comes to 4.59 in as many
 steps.
 """
 

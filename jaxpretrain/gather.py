@@ -20,7 +20,7 @@ RESULT = "result.json"  # of a cell that is done
 # Settings that say where and how often, not what: no part of what was compared.
 UNSHOWN = (
     *("store.path", "store.cache", "store.workers", "data.loader", "data.prefetch"),
-    *("track.to", "track.project", "track.name"),
+    *("track.to", "track.project", "track.name", "train.stop_at"),
 )
 # Settings of objectives that enter the training only: held-out losses do not depend on them.
 TRAINING_ONLY = ("mask_rate", "final_mask_rate", "mask_share", "random_share", "whole_words") + (

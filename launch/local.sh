@@ -66,6 +66,8 @@ if [ -z "$install_only" ]; then
 fi
 device=$(detect_device) || exit
 say "device: $device"
+# Where the extra `plan` brought libtpu along, JAX would look for a TPU, and complain at length.
+if [ "$device" = cpu ]; then export JAX_PLATFORMS=${JAX_PLATFORMS-cpu}; fi
 extras=${JAXPRETRAIN_EXTRAS-tfds,parquet}
 if [ -n "$dry" ]; then
   [ "$device" = cpu ] || extras=$(union "$extras" "$device")

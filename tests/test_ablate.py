@@ -174,6 +174,17 @@ def test_results_do_not_hide_that_a_cell_was_made_otherwise(study, tmp_path, cap
         results(ablation_lib.load(study.file), workdir)
 
 
+def test_a_cell_that_was_begun_as_a_part_is_not_told_from_the_others(study, tmp_path):
+    """By `train` in its folder, with `train.stop_at`, which then stays in its config."""
+    workdir = shutil.copytree(study.workdir, tmp_path / "runs")
+    file = workdir / "cells/mask_rate=0.4/config.json"
+    config = json.loads(file.read_text())
+    config["train"]["stop_at"] = 2
+    file.write_text(json.dumps(config))
+    found = results(ablation_lib.load(study.file), workdir)
+    assert [list(row["varied"]) for row in found["rows"]] == [["objective.mask_rate"]] * 2
+
+
 def test_an_ablation_that_was_killed_half_way_ends_in_the_same_report(
     study, written, tmp_path, monkeypatch, capsys
 ):

@@ -385,9 +385,10 @@ def test_local_runs_the_three_commands(project: Project):
 def test_local_stops_at_the_first_failure(project: Project):
     project.install(extras="parquet,tfds")
     installed = project.root / ".venv/bin"
-    project.add("jaxpretrain", f'#!{BASH}\necho "$1"; [ "$1" = prepare ] || exit 2\n', installed)
+    program = f'#!{BASH}\necho "$1 on $JAX_PLATFORMS"; [ "$1" = prepare ] || exit 2\n'
+    project.add("jaxpretrain", program, installed)
     done = project.run("launch/local.sh")
-    assert (done.returncode, done.stdout) == (2, "prepare\ntrain\n")
+    assert (done.returncode, done.stdout) == (2, "prepare on cpu\ntrain on cpu\n")
 
 
 def test_tests_run_in_parallel_unless_told_otherwise(project: Project):
