@@ -93,9 +93,8 @@ def load(path: str, overrides: Mapping[str, str] | None = None) -> Ablation:
     file, _, argument = path.partition(":")
     for key in raw:
         if key not in KEYS:
-            raise UserError(
-                f"{file}: there is no key {key!r} in an ablation{did_you_mean(key, KEYS)}"
-            )
+            hint = did_you_mean(key, KEYS) or f"; there is {', '.join(KEYS)}"
+            raise UserError(f"{file}: there is no key {key!r} in an ablation{hint}")
     cells, grid = raw.get("cells") or {"": {}}, raw.get("grid") or {}
     change = raw.get("change") or {}
     if not (raw.get("cells") or grid):

@@ -7,8 +7,9 @@ code that uses it. The complete config has every key, and it is what a run store
 
 import importlib.util
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -255,6 +256,26 @@ def downstream_tasks(config: ConfigDict) -> dict[str, TaskSource]:
     return found
 
 
+class _Unfit(Exception):
+    """A file has no such function, or none that takes what it is asked."""
+
+
+def _maker(module: ModuleType, function: str, file: str, argument: str) -> Callable:
+    """The function of a config file; raises _Unfit."""
+    if not hasattr(module, function):
+        if hasattr(module, "get_ablation"):
+            raise _Unfit(f"{file} is an ablation, of several runs: use 'jaxpretrain ablate'")
+        if hasattr(module, "get_config"):
+            raise _Unfit(
+                f"{file} is the config of one run, which has no {function}(): see configs/ablations"
+            )
+        raise _Unfit(f"{file} has no {function}()")
+    make = getattr(module, function)
+    if argument and not inspect.signature(make).parameters:
+        raise _Unfit(f"{file} takes no argument, and was given {argument!r}")
+    return make
+
+
 def read_file(path: str, function: str = "get_config") -> dict[str, Any]:
     """What a function in a Python file returns, or what a run's ``config.json`` holds.
 
@@ -280,8 +301,10 @@ def read_file(path: str, function: str = "get_config") -> dict[str, Any]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        make = getattr(module, function)
+        make = _maker(module, function, file, argument)
         config = make(argument) if argument else make()
+    except _Unfit as error:
+        raise UserError(str(error)) from None
     except Exception as error:
         line = next(
             (f.lineno for f in reversed(inspect.getinnerframes(error.__traceback__))

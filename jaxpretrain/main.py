@@ -263,7 +263,7 @@ def parser() -> argparse.ArgumentParser:
         "text", nargs="+", help="one, with [MASK] where words are missing, or two to compare"
     )
     score.add_argument(
-        "--top", type=int, default=5, metavar="N", help="candidates for a gap (default: 5)"
+        "--top", type=positive, default=5, metavar="N", help="candidates for a gap (default: 5)"
     )
     score.add_argument(
         "--model", metavar="DIR", help="instead of a run, a Hugging Face folder with its tokenizer"
@@ -313,6 +313,13 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def positive(text: str) -> int:
+    """A number above 0, as typed."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not above 0")
+    return number
+
+
 def take_overrides(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
     """Separates ``--config.KEY=VALUE`` and ``--config.KEY VALUE`` from the other arguments."""
     rest, overrides = [], {}
@@ -332,7 +339,7 @@ def take_overrides(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
 
 def default_workdir(options: argparse.Namespace) -> AnyPath:
     """``--workdir``, or ``runs/`` and the config file's name."""
-    if options.workdir:
+    if options.workdir is not None:
         return path_of(options.workdir)
     if not options.config:
         raise UserError("evaluate needs the --workdir of a run, or its --config")

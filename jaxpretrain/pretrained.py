@@ -56,7 +56,7 @@ class Pretrained(NamedTuple):
         """
         ids = self.tokenizer.enclosed(text, MASK)
         config = self.backbone.config
-        if not ids:
+        if not ids or not text.strip():
             raise UserError("there is no text to score")
         if config.positions == "learned" and len(ids) > config.max_length:
             raise UserError(

@@ -34,6 +34,8 @@ def path_of(text: str | os.PathLike) -> AnyPath:
         UserError: another kind of URL, or the library that opens it is not installed.
     """
     text = os.fspath(text)
+    if not text:
+        raise UserError("a path is empty: is a variable of the shell not set?")
     scheme, colon, _ = text.partition("://")
     if not colon:
         return Path(text)

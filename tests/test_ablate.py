@@ -83,6 +83,7 @@ def test_cells_grid_and_seeds_multiply(written):
         ({"cells": ["a"]}, "cells is .'a'., not a dict"),
         ({"cells": {"a": 3}}, "cell a is 3, not a dict"),
         ({"cells": {"1": {}, "2": {}}}, "cell '1': a number is a cell's place"),
+        ({"set": {}}, "no key .set. in an ablation; there is base, change, cells"),
         ({"grid": {"seed": 0.3}}, "seed is 0.3, not a list"),
         ({"grid": {"model.layers": [1]}, "seeds": 3}, "seeds is 3, not a list"),
         ({"grid": {"seed": [1]}, "change": {"train.stop_at": 1}}, "stop_at would end it before"),

@@ -141,7 +141,11 @@ def test_a_wrong_key_type_or_value_is_one_clear_line(file, overrides, message):
     ("text", "message"),
     [
         ("def get_config(:\n", "some.py:1: SyntaxError"),
-        ("x = 1\n", "get_config"),
+        ("x = 1\n", "has no get_config"),
+        (
+            "def get_ablation():\n    return {}\n",
+            "some.py is an ablation.* use 'jaxpretrain ablate'",
+        ),
         ("def get_config():\n    y = 1\n    return z\n", "some.py:3: NameError"),
         ("def get_config():\n    return 5\n", "returned int"),
         ("def get_config():\n    return {'train': {'steps': '10'}}\n", "'10'.*whole number"),
@@ -153,6 +157,12 @@ def test_a_broken_file_is_named_with_its_line(file, text, message):
     file.write_text(text)
     with pytest.raises(UserError, match=message):
         load(str(file))
+
+
+def test_an_argument_that_the_file_does_not_take_is_one_line(file):
+    file.write_text(MINIMAL)
+    with pytest.raises(UserError, match="some.py takes no argument, and was given 'big'$"):
+        load(f"{file}:big")
 
 
 def test_a_missing_file_names_the_nearest(file):

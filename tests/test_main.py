@@ -108,6 +108,8 @@ def objective(name, *settings):
         (["evaluate", "--workdir={tmp}"], "holds no run"),
         (["evaluate", "--config=none.py"], "no config file none.py"),
         (["evaluate"], "--workdir"),
+        (["evaluate", "--workdir="], "a path is empty"),
+        (["ablate", "--config={file}"], "config of one run.* no get_ablation"),
     ],
     ids=str,
 )

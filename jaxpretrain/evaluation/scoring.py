@@ -57,7 +57,7 @@ def row_of(objective: Objective, tokenizer: AnyTokenizer, *texts: str, length: i
     ids, types = [first], [0]
     for number, text in enumerate(texts):
         part = tokenizer.encode_gaps(text, MASK)
-        if not part:
+        if not part or not text.strip():
             raise UserError("there is no text to score")
         ids += [*part, last]
         types += [number] * (len(part) + 1)
