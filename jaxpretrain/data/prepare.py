@@ -140,7 +140,7 @@ def _sample(
     waiting = deque(part for _, part in sorted(named, key=lambda pair: pair[0]))
     active: deque[Iterator] = deque()
     texts: list[str] = []
-    size = 0
+    size = held_out = 0
     skipped: Counter = Counter()
     while size < train_bytes and (active or waiting):
         if waiting and len(active) < _SAMPLED_AT_ONCE:
@@ -148,13 +148,16 @@ def _sample(
         documents = active.popleft()
         for text, where in documents:
             data = utf8(text, where)
-            if data and split_of(data, **split) == "train":
+            if not data:
+                continue
+            if split_of(data, **split) == "train":
                 texts.append(text)
                 size += len(data)
                 active.append(documents)
                 break
+            held_out += 1
     if not texts:
-        raise _no_documents(parts, skipped)
+        raise _no_documents(parts, skipped, held_out)
     return texts, size
 
 
@@ -164,12 +167,18 @@ def _require_documents(records: dict[str, list[dict]]) -> None:
         skipped: Counter = Counter()
         for record in every:
             skipped.update(record["skipped"])
-        raise _no_documents(records, skipped)
+        held_out = sum(record["splits"][split]["documents"] for record in every for split in SPLITS)
+        raise _no_documents(records, skipped, held_out)
 
 
-def _no_documents(names: Mapping[str, Any], skipped: Counter) -> UserError:
+def _no_documents(names: Mapping[str, Any], skipped: Counter, held_out: int) -> UserError:
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(skipped.items()))
     left_out = f" ({reasons} left out)" if reasons else ""
+    if held_out:
+        return UserError(
+            f"there are no documents to train on in {', '.join(names)}{left_out}: {held_out:,} "
+            "fell into validation or test, by the hash of the text; add more"
+        )
     return UserError(
         f"there are no documents to train on in {', '.join(names)}{left_out}; check the sources"
     )

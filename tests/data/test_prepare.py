@@ -419,3 +419,11 @@ def test_progress(make, capsys, monkeypatch):
     monkeypatch.undo()
     make("quiet")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("tokenizer_args", [SMALL, None], ids=["trained", "there"])
+def test_documents_that_are_all_held_out_are_counted(make, tokenizer_args):
+    args = {} if tokenizer_args is None else {"tokenizer_args": tokenizer_args}
+    message = "no documents to train on in docs: 2 fell into validation or test"
+    with pytest.raises(UserError, match=message):
+        make(sources={"docs": Tiny(texts=(("one",), ("two",)))}, test_fraction=0.97, **args)

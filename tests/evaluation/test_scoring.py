@@ -165,6 +165,7 @@ def test_from_the_command_line(tokenizer, tmp_path, capsys):
         ([TEXT, TEXT], "a run of mlm has nothing to say of two texts"),
         ([TEXT * 20], f"the model was trained on rows of {LENGTH}: shorten it"),
         ([""], "there is no text to score"),
+        (["  "], "there is no text to score"),
         ([TEXT] * 3, "one text or two, not 3"),
     ):
         assert main(["score", run, *texts]) == 2
