@@ -17,7 +17,7 @@ from jaxpretrain.objectives.contrastive import Contrastive
 from jaxpretrain.objectives.rtd import RTD, TIED
 from jaxpretrain.reopen import Opened, opened
 from jaxpretrain.storage import AnyPath, access, write
-from jaxpretrain.workdir import read_json
+from jaxpretrain.workdir import IMPORTED, read_json
 
 PIPELINES = {"gaps": "fill-mask", "continuations": "text-generation"}
 
@@ -124,7 +124,10 @@ def parts_of(objectives: list[Objective], params: dict) -> dict[str, Part]:
 def ids(run: Opened) -> dict[str, int]:
     """The special pieces that a ``config.json`` knows."""
     vocab = run.tokenizer.vocab
-    found = {f"{name}_token_id": getattr(vocab, name) for name in ("pad", "bos", "eos")}
+    names = ["pad", "bos", "eos"]
+    if FAMILIES[run.config.model.preset].sees == "full":
+        names += ["cls", "sep"]
+    found = {f"{name}_token_id": getattr(vocab, name) for name in names}
     if run.objective.backbone.config.decoder_layers:
         found["decoder_start_token_id"] = vocab.pad
     return found
@@ -143,8 +146,10 @@ def beside(
     longest = first.longest_input(config.data.length, config.data.batch_size)
     vectors = next((one for one in objectives if isinstance(one, Contrastive)), None)
     task = PIPELINES.get(part.samples, "")
+    origin = (recorded(workdir / IMPORTED) or {}).get("from", "")
     facts = Facts(
-        title=f"{workdir.name}: {config.model.preset}, pretrained with {run.objective.name}",
+        title=f"{workdir.name}: {config.model.preset}",
+        origin=origin,
         loader=loader,
         task="" if part.config.decoder_layers else task,
         config=config.to_dict(),
@@ -158,6 +163,7 @@ def beside(
     found |= tokenizer_files(
         run.tokenizer,
         enclosing=enclosed(first),
+        exactly=vectors is not None,
         has_types=part.config.token_types > 1,
         model_max_length=longest,
     )

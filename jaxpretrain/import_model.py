@@ -1,5 +1,6 @@
 """The ``import`` command: a Hugging Face model as a run of ours, to train on and to measure."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -25,8 +26,8 @@ from jaxpretrain.interop.huggingface import (
 from jaxpretrain.objectives.rtd import RTD, TIED
 from jaxpretrain.settings import DataSettings
 from jaxpretrain.state import TrainState, init_state
-from jaxpretrain.storage import AnyPath, access
-from jaxpretrain.workdir import OPEN, claim_workdir, sole_use
+from jaxpretrain.storage import AnyPath, access, write
+from jaxpretrain.workdir import IMPORTED, OPEN, claim_workdir, sole_use
 
 # What a config may say of an imported model: how it is computed, and what is dropped in training.
 FREE = (*HOW, "dropout", "attention_dropout")
@@ -35,7 +36,6 @@ OBJECTIVES = {
     "BertForPreTraining": "bert",
     "BertForNextSentencePrediction": "nsp",
     "ElectraForPreTraining": "rtd",
-    "T5ForConditionalGeneration": "span_corruption",
 }
 OTHERWISE = {"full": "mlm", "causal": "clm"}
 # Where an export has ELECTRA's generator, in the folder of its discriminator.
@@ -94,6 +94,9 @@ def import_model(
     with sole_use(workdir):
         identity = {"tokenizer": tokenizer.sha256, "token store": OPEN}
         claim_workdir(workdir, config.to_dict(), tokenizer, identity)
+        about = {"from": folder.resolve().name, "class": (theirs.get("architectures") or [""])[0]}
+        with access(f"write the workdir {workdir}"):
+            write(workdir / IMPORTED, json.dumps(about, indent=2) + "\n")
         checkpoints = Checkpoints(workdir / "checkpoints", pieces.placement)
         checkpoints.save(first_state(pieces, found))
         checkpoints.close()
@@ -177,7 +180,8 @@ def sections(
         raw["data"] = {**raw.get("data", {}), "length": usual}
     if "objective" not in raw:
         classes = theirs.get("architectures") or [""]
-        raw["objective"] = {"name": OBJECTIVES.get(classes[0], OTHERWISE[family.sees])}
+        fitting = "span_corruption" if model["decoder_layers"] else OTHERWISE[family.sees]
+        raw["objective"] = {"name": OBJECTIVES.get(classes[0], fitting)}
     if generator and raw["objective"].get("name") == "rtd":
         size = switches(generator).width / model["width"]
         raw["objective"] = {"generator_size": size} | raw["objective"]

@@ -11,11 +11,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer
 
 from jaxpretrain import import_model as import_module
 from jaxpretrain.assemble import build
 from jaxpretrain.data.tokenizer_hf import FastTokenizer
 from jaxpretrain.errors import UserError
+from jaxpretrain.evaluation.scoring import row_of
 from jaxpretrain.export import export
 from jaxpretrain.import_model import import_model, sections
 from jaxpretrain.interop.folder import Tensors, write_model
@@ -122,11 +124,50 @@ def test_an_imported_model_trains_on(gpt2, tiny_config_file, tmp_path, capsys):
     assert "unigram" in capsys.readouterr().out
     # And back, with its own tokenizer.
     export(run, tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text()
+    assert "# run: gpt2, imported from gpt2, trained further with clm\n" in card
+    assert "It began from the weights of gpt2.\n" in card and "| Steps | 4 |" in card
     before = json.loads((gpt2 / "tokenizer.json").read_text())
     assert json.loads((tmp_path / "out/tokenizer.json").read_text()) == before
     assert load(tmp_path / "out").loss("The future of AI is") != load(gpt2).loss(
         "The future of AI is"
     )
+
+
+def test_an_export_of_what_was_only_imported_claims_no_training(bert, imported, tmp_path):
+    export(imported[0], tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text()
+    assert "# run: bert, imported from bert\n" in card
+    assert "None here: these are the weights of bert.\n" in card
+    assert "pretrained with" not in card and "| Steps" not in card and "- mlm" not in card
+    written = json.loads((tmp_path / "out/config.json").read_text())
+    vocab = FastTokenizer.from_folder(bert[0]).vocab
+    assert (written["cls_token_id"], written["sep_token_id"]) == (vocab.cls, vocab.sep)
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_a_tokenizer_gives_types_to_models_that_read_them(name, bert, gpt2, imported, tmp_path):
+    run = imported[0]
+    if name == "gpt2":
+        run = tmp_path / "run"
+        with one_device():
+            import_model(gpt2, run)
+    export(run, tmp_path / "out")
+    inputs = json.loads((tmp_path / "out/tokenizer_config.json").read_text())["model_input_names"]
+    assert inputs == ["input_ids", *["token_type_ids"] * (name == "bert"), "attention_mask"]
+
+
+def test_vectors_are_of_texts_enclosed_as_in_the_training(gpt2, tmp_path):
+    """GPT-2's own tokenizer encloses nothing; the objective puts its end on both sides."""
+    objective = {"objective.name": "crops", "objective.pooling": "last"}
+    with one_device():
+        import_model(gpt2, tmp_path / "run", overrides=objective)
+    export(tmp_path / "run", tmp_path / "out")
+    run = opened(tmp_path / "run", "latest")
+    text = "The future of AI"
+    theirs = Tokenizer.from_file(str(tmp_path / "out/tokenizer.json")).encode(text).ids
+    assert theirs == list(row_of(run.objective, run.tokenizer, text, length=16).ids)
+    assert len(theirs) == len(run.tokenizer.encode(text)) + 2
 
 
 @pytest.mark.parametrize(
@@ -139,6 +180,7 @@ def test_an_imported_model_trains_on(gpt2, tiny_config_file, tmp_path, capsys):
         ("electra", "ElectraForPreTraining", "rtd"),
         ("gpt2", "GPT2LMHeadModel", "clm"),
         ("t5", "T5ForConditionalGeneration", "span_corruption"),
+        ("t5", "T5WithLMHeadModel", "span_corruption"),
     ],
 )
 def test_the_objective_is_that_of_the_model_s_class(family, loader, name, tmp_path):
@@ -220,6 +262,14 @@ def test_shards_in_16_bits(copied):
     (folder / "model-2-of-3.safetensors").unlink()
     with pytest.raises(UserError, match="incomplete: model-2-of-3.safetensors of its index"):
         Tensors(folder)
+
+
+def test_a_tensor_that_is_no_number_by_itself_is_refused(copied):
+    folder, _, tensors = copied
+    name = "bert.pooler.dense.bias" if "bert.pooler.dense.bias" in tensors else min(tensors)
+    save_file(tensors | {name: tensors[name].astype(np.int8)}, folder / "model.safetensors")
+    with pytest.raises(UserError, match=f"the tensor {name} is of the type I8: only F64, F32"):
+        load(folder)
 
 
 def test_names_of_older_and_of_bare_models(copied, bert):

@@ -9,6 +9,7 @@ class Facts(NamedTuple):
 
     Attributes:
         title: of the model.
+        origin: what it was imported from, or "".
         loader: the class of `transformers` that reads it.
         task: its pipeline, or "".
         config: the run's, nested.
@@ -20,6 +21,7 @@ class Facts(NamedTuple):
     """
 
     title: str
+    origin: str
     loader: str
     task: str
     config: Mapping[str, Any]
@@ -36,9 +38,16 @@ def card(facts: Facts) -> str:
     pipeline = "feature-extraction" if facts.vectors else facts.task
     lines = ["---", f"library_name: {library}"]
     lines += [f"pipeline_tag: {pipeline}"] if pipeline else []
-    lines += ["tags:", "- jaxpretrain", f"- {facts.config['objective']['name']}", "---", ""]
-    lines += [f"# {facts.title}", "", *_use(facts), "", "## Training", ""]
-    lines += _table(_training(facts))
+    objective, origin = facts.config["objective"]["name"], facts.origin
+    title = f"{facts.title}, imported from {origin}" if origin else facts.title
+    tags, training = ["jaxpretrain"], [f"None here: these are the weights of {origin}."]
+    if facts.step or not origin:
+        title += f", {'trained further' if origin else 'pretrained'} with {objective}"
+        tags += [objective]
+        training = [f"It began from the weights of {origin}.", ""] if origin else []
+        training += _table(_training(facts))
+    lines += ["tags:", *(f"- {tag}" for tag in tags), "---", ""]
+    lines += [f"# {title}", "", *_use(facts), "", "## Training", "", *training]
     held = _held_out(facts)
     if held:
         lines += ["", "## On held-out documents", "", *_table(held)]

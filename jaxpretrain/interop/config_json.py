@@ -18,12 +18,22 @@ LLAMA3 = {
 }
 WHOLE, LOCAL = "full_attention", "sliding_attention"
 FEED_FORWARD = {"gated-gelu": "geglu_tanh", "relu": "relu"}
+# The activation of each, which a file may name besides, and which counts then.
+DENSE_ACT = {"gated-gelu": "gelu_new", "relu": "relu"}
 
 
 def read_llama(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The rotary positions, which newer files keep in a dict of their own."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    """The rotary positions, which newer files keep in a dict of their own, and some in both."""
+    newer, older = (_dict(config, key) for key in ("rope_parameters", "rope_scaling"))
+    rope = newer or older
     kind = _kind_of(rope, ("default", "llama3"))
+    if newer and older:
+        keys = {"rope_theta", *LLAMA3.values()} & newer.keys() & older.keys()
+        if kind != _kind_of(older, (kind,)) or any(newer[key] != older[key] for key in keys):
+            raise UserError(
+                "rope_parameters and rope_scaling in the model's config.json contradict each "
+                "other: delete the one that is wrong"
+            )
     found = {**config, "rope_theta": _base(config, rope, "rope_theta", 10_000.0)}
     if kind == "llama3":
         missing = [theirs for theirs in LLAMA3.values() if theirs not in rope]
@@ -49,9 +59,9 @@ def written_llama(config: dict[str, Any]) -> dict[str, Any]:
 
 def read_modernbert(config: Mapping[str, Any]) -> dict[str, Any]:
     """Which layers are local, and the bases of both kinds, each in older files and in newer."""
-    ropes = config.get("rope_parameters") or {}
-    both = {kind: ropes.get(kind) or {} for kind in (WHOLE, LOCAL)}
-    for rope in (*both.values(), config.get("rope_scaling") or {}):
+    ropes = _dict(config, "rope_parameters")
+    both = {kind: _dict(ropes, kind) for kind in (WHOLE, LOCAL)}
+    for rope in (*both.values(), _dict(config, "rope_scaling")):
         _kind_of(rope, ("default",))
     every = config.get("global_attn_every_n_layers") or 3
     kinds = config.get("layer_types")
@@ -97,6 +107,12 @@ def read_t5(config: Mapping[str, Any]) -> dict[str, Any]:
     A tied head scales what it reads, and one of its own does not.
     """
     kind = config.get("feed_forward_proj", "relu")
+    named = config.get("dense_act_fn")
+    if named not in (None, DENSE_ACT.get(kind, named)):
+        raise UserError(
+            f"dense_act_fn is {named!r} in the model's config.json, beside a feed_forward_proj of "
+            f"{kind!r}: only {DENSE_ACT[kind]!r} can be imported with it"
+        )
     tied = config.get("scale_decoder_outputs", config.get("tie_word_embeddings", True))
     return {
         **config,
@@ -126,6 +142,14 @@ def written_t5(config: dict[str, Any]) -> dict[str, Any]:
             f"{need:.6g}: it cannot be exported as one"
         )
     return config | {"feed_forward_proj": kinds[activation], "scale_decoder_outputs": tied}
+
+
+def _dict(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """What a key holds, or nothing; raises UserError where it is no object."""
+    found = config.get(key) or {}
+    if not isinstance(found, Mapping):
+        raise UserError(f"{key} is {found!r} in the model's config.json: it must be an object")
+    return found
 
 
 def _kind_of(rope: Mapping[str, Any], allowed: tuple[str, ...]) -> str:

@@ -19,6 +19,7 @@ class Family(NamedTuple):
         options: their further keys with the values that our backbone computes, the first of which
             is written; None among them says that the key may be absent.
         table: the tensors.
+        twins: a name in `table` and another that the same tensor may have in a file.
         classes: of `transformers`, by the heads of ours that they have: ("head",) predicts tokens,
             () has none. Of several that would do, the first is written.
         sees: who sees whom in it, as an objective's `visibility`.
@@ -32,6 +33,7 @@ class Family(NamedTuple):
     sizes: Mapping[str, tuple[str, ...]]
     options: Mapping[str, tuple]
     table: list[Tensor]
+    twins: tuple[tuple[str, str], ...]
     classes: Mapping[tuple[str, ...], str]
     sees: Visibility
     base: str = ""
@@ -69,6 +71,10 @@ FAMILIES = {
         _BERT_SIZES,
         _BERT_OPTIONS,
         tables.bert_table(),
+        (
+            ("bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"),
+            ("cls.predictions.bias", "cls.predictions.decoder.bias"),
+        ),
         {
             ("head", "pair_head"): "BertForPreTraining",
             ("head",): "BertForMaskedLM",
@@ -84,6 +90,7 @@ FAMILIES = {
         _BERT_SIZES | {"embedding_width": ("embedding_size",)},
         _BERT_OPTIONS,
         tables.electra_table(),
+        (("electra.embeddings.word_embeddings.weight", "generator_lm_head.weight"),),
         {
             ("discriminator_head",): "ElectraForPreTraining",
             ("head",): "ElectraForMaskedLM",
@@ -114,6 +121,7 @@ FAMILIES = {
             "tie_word_embeddings": (True, None),
         },
         tables.gpt2_table(),
+        (("transformer.wte.weight", "lm_head.weight"),),
         {("head",): "GPT2LMHeadModel", (): "GPT2Model"},
         "causal",
         "transformer.",
@@ -136,6 +144,7 @@ FAMILIES = {
             "mlp_bias": (False, None),
         },
         tables.llama_table(),
+        (("model.embed_tokens.weight", "lm_head.weight"),),
         {("head",): "LlamaForCausalLM", (): "LlamaModel"},
         "causal",
         "model.",
@@ -173,6 +182,7 @@ FAMILIES = {
             "tie_word_embeddings": (True, None),
         },
         tables.modernbert_table(),
+        (("model.embeddings.tok_embeddings.weight", "decoder.weight"),),
         {("head",): "ModernBertForMaskedLM", (): "ModernBertModel"},
         "full",
         "model.",
@@ -200,6 +210,10 @@ FAMILIES = {
         },
         {"feed_forward_proj": tuple(config_json.FEED_FORWARD)},
         tables.t5_table(),
+        tuple(
+            ("shared.weight", f"{other}.weight")
+            for other in ("encoder.embed_tokens", "decoder.embed_tokens", "lm_head")
+        ),
         {("head",): "T5ForConditionalGeneration"},
         "causal",
         absent={"head_width": 64, "mlp_width": 2048},

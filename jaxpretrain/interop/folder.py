@@ -12,6 +12,7 @@ from jaxpretrain.errors import UserError
 from jaxpretrain.storage import AnyPath, access, json_object, write
 
 WEIGHTS = "model.safetensors"
+FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors calls them
 INDEX = "model.safetensors.index.json"
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 # What TensorFlow called the scale and the bias of a norm, and BERT's first checkpoints still do.
@@ -40,6 +41,12 @@ class Tensors(Mapping):
         if stored is None:
             raise KeyError(name)
         with _opened(self._folder / self._file_of[stored]) as file:
+            kind = file.get_slice(stored).get_dtype()
+            if kind not in FLOATS:
+                raise UserError(
+                    f"the tensor {stored} is of the type {kind}: only {', '.join(FLOATS)} can be "
+                    "imported; a quantized model must be imported as what it was made of"
+                )
             return np.asarray(file.get_tensor(stored)).astype(np.float32)
 
     def __contains__(self, name: object) -> bool:

@@ -3,6 +3,7 @@
 What a family is, is said in `families.py`; here is what is done with it.
 """
 
+from collections import ChainMap
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any
@@ -37,9 +38,9 @@ def import_model(
         UserError: a family that is not known, an option that the backbone does not have, or
             tensors that are missing or of another shape than the config says.
     """
-    ours = switches(config)
+    ours, family = switches(config), family_of(config)
     shapes = jax.eval_shape(Backbone(ours).init, jax.random.key(0))
-    return ours, to_ours(family_of(config).table, tensors, shapes)
+    return ours, to_ours(family.table, by_one_name(family, tensors, shapes), shapes)
 
 
 def import_params(
@@ -58,8 +59,10 @@ def import_params(
     Raises:
         UserError: as for `import_model`.
     """
-    table = family_of(config).table
+    family = family_of(config)
+    table = family.table
     backbone = jax.eval_shape(Backbone(switches(config)).init, jax.random.key(0))
+    tensors = by_one_name(family, tensors, backbone)
 
     def is_there(name: str) -> bool:
         lines = [line for line in table if line.ours[0].startswith(f"{name}/")]
@@ -69,6 +72,35 @@ def import_params(
     body = backbone.keys() - {"head"}
     kept = {name: part for name, part in shapes.items() if name in body or is_there(name)}
     return to_ours(table, tensors, kept)
+
+
+def by_one_name(
+    family: Family, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, Any]
+) -> Mapping[str, np.ndarray]:
+    """The tensors by the names of the family's table, where a file has only a tied one's other.
+
+    Args:
+        family: of the model.
+        tensors: its state dict.
+        shapes: of our backbone's parameters, as nested dict.
+
+    Raises:
+        UserError: a tensor that the config ties to another is there beside it, and differs.
+    """
+    paths = dict(flat(shapes)).keys()
+    of_its_own = {line.theirs for line in family.table if line.holds(paths)}
+    found = {}
+    for name, other in family.twins:
+        if other in of_its_own or other not in tensors:
+            continue
+        if name not in tensors:
+            found[name] = tensors[other]
+        elif not np.array_equal(tensors[name], tensors[other]):
+            raise UserError(
+                f"the tensors {name} and {other} are one by the model's config.json, and two in "
+                "its files: it is not clear which it computes with; save it with one of them"
+            )
+    return ChainMap(found, tensors)
 
 
 def export_model(
@@ -118,6 +150,11 @@ def family_of(config: Mapping[str, Any]) -> Family:
 def switches(config: Mapping[str, Any]) -> TransformerConfig:
     """Our switches of a ``config.json``; errors as for `import_model`."""
     family = family_of(config)
+    if config.get("quantization_config"):
+        raise UserError(
+            "the model is quantized, by the quantization_config in its config.json: import the "
+            "one that it was made of"
+        )
     config = family.read(config)
     for key, allowed in family.options.items():
         if config.get(key) not in allowed:
@@ -126,9 +163,16 @@ def switches(config: Mapping[str, Any]) -> TransformerConfig:
                 f"{', '.join(repr(a) for a in allowed if a is not None)} can be imported"
             )
     values: dict[str, Any] = {"mlp_width": 0, **family.absent}
+    usual = TransformerConfig(**PRESETS[family.preset])
     for ours, (theirs, *_) in family.sizes.items():
-        if config.get(theirs) is not None:  # else there is a default, which is ours too
-            values[ours] = config[theirs]
+        value = config.get(theirs)
+        if value is not None:  # else there is a default, which is ours too
+            kind = type(getattr(usual, ours))
+            if not isinstance(value, int | float if kind is float else kind):
+                raise UserError(
+                    f"{theirs} is {value!r} in the model's config.json: it must be {kind.__name__}"
+                )
+            values[ours] = value
         elif ours in ("vocab_size", "width", "layers", "heads"):
             raise UserError(f"the model's config.json has no {theirs}: it is incomplete")
     return TransformerConfig(**PRESETS[family.preset] | values)

@@ -11,6 +11,7 @@ is encoded as it is on its own.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from jaxpretrain.data import model_file
@@ -32,11 +33,14 @@ _STRETCH_OF_ONE = (
 _NEWLINE = {"unigram": "\n ", "bpe": "<0x0A> "}  # of BPE's pieces, each is made from two others
 
 
-def tokenizer_files(tokenizer: AnyTokenizer, **settings: Any) -> dict[str, str]:
+def tokenizer_files(
+    tokenizer: AnyTokenizer, *, exactly: bool = False, **settings: Any
+) -> dict[str, str]:
     """The files that ``transformers.AutoTokenizer`` reads; a tokenizer of theirs is as it was.
 
     Args:
         tokenizer: of a run.
+        exactly: that of theirs is to enclose a text as `settings` say, not as it did.
         settings: see `fast_tokenizer`.
 
     Raises:
@@ -53,9 +57,18 @@ def tokenizer_files(tokenizer: AnyTokenizer, **settings: Any) -> dict[str, str]:
         "tokenizer_class": "PreTrainedTokenizerFast",
         **{f"{n}_token": tokenizer.pieces([i])[0] for n, i in ids.items() if i is not None},
         "model_max_length": settings["model_max_length"],
+        "model_input_names": _inputs(settings.get("has_types", False)),
         "clean_up_tokenization_spaces": False,
     }
     library = json.dumps(tokenizer.library, ensure_ascii=False)
+    if exactly:
+        import tokenizers
+
+        numbers = [name and ids[name] for name in settings["enclosing"]]
+        first, last = (n if n is None else tokenizer.pieces([n])[0] for n in numbers)
+        fast = tokenizers.Tokenizer.from_str(library)
+        fast.post_processor = _template({first: numbers[0], last: numbers[1]}, first, last)
+        library = fast.to_str(pretty=False)
     return {
         "tokenizer.json": library,
         "tokenizer_config.json": json.dumps(config, indent=2, ensure_ascii=False) + "\n",
@@ -87,17 +100,17 @@ def fast_tokenizer(
     """
     first, last = (name and NAMES[name] for name in enclosing)
     fast = _pipeline(tokenizer)
-    fast.post_processor = _template(first, last)
+    numbers = {name: number for number, name in enumerate(SPECIAL)}
+    fast.post_processor = _template(numbers, first, last)
     roles = {f"{name}_token": NAMES[name] for name in ("pad", "unk", "bos", "eos", "mask")}
     if first and last:
         roles |= {"cls_token": first, "sep_token": last}
-    inputs = ["input_ids", "token_type_ids", "attention_mask"]
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **roles,
         "additional_special_tokens": [name for name in SPECIAL if name not in roles.values()],
         "model_max_length": model_max_length,
-        "model_input_names": inputs if has_types else inputs[::2],
+        "model_input_names": _inputs(has_types),
         "clean_up_tokenization_spaces": False,
     }
     return {
@@ -184,8 +197,13 @@ def _bpe(pieces: list[model_file.Piece], newline: str) -> Any:
     return models.BPE(ids, merges, unk_token=NAMES["unk"], byte_fallback=True)
 
 
-def _template(first: str | None, last: str | None) -> Any:
-    """What encloses a text, and two."""
+def _inputs(has_types: bool) -> list[str]:
+    """What a model takes, as transformers names it; it gives types unasked to whoever can."""
+    return ["input_ids", *["token_type_ids"] * has_types, "attention_mask"]
+
+
+def _template(numbers: Mapping[str | None, int], first: str | None, last: str | None) -> Any:
+    """What encloses a text, and two, by pieces and their ids."""
     from tokenizers import processors
 
     if not first and not last:
@@ -193,7 +211,7 @@ def _template(first: str | None, last: str | None) -> Any:
     begin, end = first and f"{first}:0", last and f"{last}:0"
     single = [part for part in (begin, "$A:0", end) if part]
     second = [part for part in ("$B:1", last and f"{last}:1") if part]
-    ids = [(name, SPECIAL.index(name)) for name in dict.fromkeys((first, last)) if name]
+    ids = [(name, numbers[name]) for name in dict.fromkeys((first, last)) if name]
     return processors.TemplateProcessing(
         single=" ".join(single), pair=" ".join(single + second), special_tokens=ids
     )

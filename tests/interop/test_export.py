@@ -57,6 +57,36 @@ def test_export_and_import_are_inverse(name):
     assert sum(t.size for t in tensors.values()) == ours - unused
 
 
+TIED = [(name, *pair) for name, family in FAMILIES.items() for pair in family.twins]
+
+
+@pytest.mark.parametrize(("name", "one", "other"), TIED)
+def test_a_tied_tensor_has_either_name_and_one_value(name, one, other):
+    """As transformers 5 has it, which does not tie what a file has twice, and differently."""
+    tied = {"t5": {"head_scale": 24**-0.5, "activation": "relu"}}.get(name, {})
+    config = config_of(name, tied_embeddings=True, **tied)
+    params = random_like(jax.eval_shape(Backbone(config).init, jax.random.key(0)))
+    written, tensors = export_model(name, config, params)
+    _, expected = import_model(written, tensors)
+    both = tensors | {other: tensors[one]}
+    for given in (both, {key: value for key, value in both.items() if key != one}):
+        _, found = import_model(written, given)
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+    message = f"the tensors {one} and {other} are one by the model's config.json, and two"
+    with pytest.raises(UserError, match=message):
+        import_model(written, tensors | {other: tensors[one] + 1.0})
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_a_head_of_its_own_is_not_taken_for_a_tied_one(name):
+    config = config_of(name, tied_embeddings=False)
+    params = random_like(jax.eval_shape(Backbone(config).init, jax.random.key(0)))
+    written, tensors = export_model(name, config, params)
+    assert not np.array_equal(tensors["lm_head.weight"], tensors[FAMILIES[name].twins[0][0]])
+    _, found = import_model(written, tensors)
+    jax.tree.map(np.testing.assert_array_equal, found, params)
+
+
 def test_the_matrices_are_theirs_seen_from_the_other_side():
     """One number of each kind, followed by hand."""
     config = config_of("llama")
@@ -207,6 +237,18 @@ def test_sizes_that_are_absent_are_what_transformers_takes_for_them():
         ("modernbert", {"rope_scaling": {"type": "yarn"}}, "are scaled .'yarn'"),
         ("modernbert", {"mlp_bias": True}, "mlp_bias is True .* only False can be imported"),
         ("t5", {"feed_forward_proj": "gated-silu"}, "only 'gated-gelu', 'relu' can be imported"),
+        ("t5", {"dense_act_fn": "gelu"}, "dense_act_fn is 'gelu' .* only 'gelu_new'"),
+        ("t5", {"dense_act_fn": "gelu_new"}, None),
+        ("t5", {"feed_forward_proj": "relu", "dense_act_fn": "gelu_new"}, "only 'relu'"),
+        ("bert", {"quantization_config": {"quant_method": "fp8"}}, "the model is quantized"),
+        ("llama", {"rope_scaling": {"type": "llama3", "factor": 8.0}}, "'llama3'.*only 'default'"),
+        ("llama", {"rope_scaling": {"type": "default", "rope_theta": 3.0}}, "contradict each"),
+        ("llama", {"rope_scaling": {"type": "default"}}, None),
+        ("llama", {"rope_parameters": "linear"}, "rope_parameters is 'linear'.*an object"),
+        ("modernbert", {"rope_parameters": ["a"]}, "rope_parameters is .*an object"),
+        ("gpt2", {"n_embd": "32"}, "n_embd is '32' .*: it must be int"),
+        ("gpt2", {"layer_norm_epsilon": 1}, None),
+        ("gpt2", {"layer_norm_epsilon": "1e-5"}, "must be float"),
     ],
 )
 def test_configs_that_our_backbone_cannot_be(name, change, message):
