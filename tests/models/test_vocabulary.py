@@ -200,3 +200,18 @@ def test_drawn_tokens_have_their_probabilities():
     share = np.bincount(np.asarray(drawn).ravel(), minlength=5) / 20_000
     expected = np.exp(logits)
     assert (np.abs(share - expected) < 5 * np.sqrt(expected * (1 - expected) / 20_000)).all()
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of XLA's products on a CPU")
+@pytest.mark.parametrize("block", [4, 21])
+def test_no_product_turns_its_left_side_on_a_cpu(block):
+    """The gradient of a matrix would; XLA has no fast product there that does."""
+    vectors, table, _, targets, weights = made()
+
+    def total(vectors, kernel):
+        vocabulary = Vocabulary(kernel=kernel)
+        return token_loss(vectors, vocabulary, targets, weights, block=block).total
+
+    program = jax.jit(jax.grad(total, argnums=(0, 1))).lower(vectors, table.T).compile()
+    summed = re.findall(r" dot\(.*lhs_contracting_dims=\{(\d)\}", program.as_text())
+    assert summed and set(summed) == {"1"}
