@@ -34,8 +34,11 @@ _STAND_IN = {
     "sep": ("sep", "eos", "bos", "cls"),
     "pad": ("pad", "eos", "sep", "bos", "cls"),
 }
-_WORDPIECE = {"", "Bert", "DistilBert", "Electra", "MobileBert", "ConvBert", "Funnel"}
-_BYTE_LEVEL = {"", "GPT2", "Roberta", "Bart", "Longformer", "LED"}
+# Classes of `transformers`, which a tokenizer_config.json names with the ending "Tokenizer".
+_WORDPIECE = {"Bert", "DistilBert", "Electra", "MobileBert", "ConvBert", "Funnel"}
+_BYTE_LEVEL = {"GPT2", "Roberta", "Bart", "Longformer", "LED"}
+# Their names where only the model's type is said.
+_OF_MODELS = {"bert": "Bert", "electra": "Electra", "gpt2": "GPT2", "t5": "T5"}
 
 
 def library() -> ModuleType:
@@ -88,14 +91,14 @@ def read(folder: AnyPath) -> tuple[dict, dict]:
     Raises:
         UserError: it has no tokenizer, or one that is only known to the model's own code.
     """
-    settings = settings_in(folder)
     if (folder / "tokenizer.json").exists():
-        return json_object(folder / "tokenizer.json"), settings
-    kind = (settings.get("tokenizer_class") or "").removesuffix("Fast").removesuffix("Tokenizer")
-    if (folder / "vocab.txt").exists() and kind in _WORDPIECE:
+        return read_file(folder / "tokenizer.json")
+    settings = settings_in(folder)
+    kind = _class(settings)
+    if (folder / "vocab.txt").exists() and kind in _WORDPIECE | {""}:
         return _added(_wordpiece(folder / "vocab.txt", settings), folder, settings), settings
     if all((folder / name).exists() for name in ("vocab.json", "merges.txt")):
-        if kind in _BYTE_LEVEL:
+        if kind in _BYTE_LEVEL | {""}:
             return _added(_byte_level(folder, settings), folder, settings), settings
     there = f" (that of a {settings['tokenizer_class']} cannot be made without it)" if kind else ""
     raise UserError(
@@ -103,6 +106,74 @@ def read(folder: AnyPath) -> tuple[dict, dict]:
         "merges.txt of byte-level BPE: save the tokenizer again with a recent transformers, or "
         "name another folder"
     )
+
+
+def read_file(file: AnyPath) -> tuple[dict, dict]:
+    """A ``tokenizer.json`` as `transformers` would use it, and the settings beside it.
+
+    The classes of BERT, GPT-2 and T5 set a part of it themselves, from ``tokenizer_config.json`` or
+    by what is usual for them, whatever the file says. The class is that of the model's
+    ``config.json`` where the other names none; of any other the file is as it is.
+    """
+    content, settings = json_object(file), settings_in(file.parent)
+    kind = _class(settings) or _OF_MODELS.get(_model_config(file.parent).get("model_type"), "")
+    if kind in _WORDPIECE:
+        lowered = {"lowercase": settings.get("do_lower_case", True)}
+        lowered["strip_accents"] = settings.get("strip_accents")
+        lowered["handle_chinese_chars"] = settings.get("tokenize_chinese_chars", True)
+        content = _with(content, "normalizer", "BertNormalizer", lowered)
+    if kind in _BYTE_LEVEL:
+        spaced = {"add_prefix_space": settings.get("add_prefix_space", False)}
+        content = _with(content, "pre_tokenizer", "ByteLevel", spaced)
+    around = {"T5": (None, "eos"), **dict.fromkeys(_WORDPIECE, ("cls", "sep"))}
+    if kind in around and content.get("post_processor") is None:
+        made = opened(content, f"the tokenizer {file}")
+        names = (role and _named(settings, role) for role in around[kind])
+        made.post_processor = template(made, *names)
+        content |= {"post_processor": json.loads(made.to_str())["post_processor"]}
+    return content, settings
+
+
+def _with(content: dict, part: str, kind: str, changes: dict) -> dict:
+    """Content whose part is changed where it is of that kind."""
+    found = content.get(part)
+    if isinstance(found, dict) and found.get("type") == kind:
+        return content | {part: found | changes}
+    return content
+
+
+def template(model: Any, first: str | None, last: str | None) -> Any:
+    """What puts special pieces around a text, and between two, for a library's tokenizer.
+
+    Args:
+        model: that knows the pieces.
+        first: before a text, or None.
+        last: after each text, or None.
+
+    Returns:
+        A post-processor; None where there is nothing to put, or a piece is not known.
+    """
+    ids = {name: model.token_to_id(name) for name in (first, last) if name}
+    if not ids or None in ids.values():
+        return None
+    single, second = ["$A:0"], ["$B:1"]
+    if first:
+        single = [f"{first}:0", *single]
+    if last:
+        single, second = [*single, f"{last}:0"], [*second, f"{last}:1"]
+    return library().processors.TemplateProcessing(
+        single=single, pair=single + second, special_tokens=list(ids.items())
+    )
+
+
+def _named(settings: dict, role: str) -> str:
+    """The piece that has a role by the settings, or usually."""
+    return _content(settings.get(f"{role}_token")) or _USUAL[role][0]
+
+
+def _class(settings: dict) -> str:
+    """The name of the tokenizer's class, without what all of them end in."""
+    return (settings.get("tokenizer_class") or "").removesuffix("Fast").removesuffix("Tokenizer")
 
 
 def settings_in(folder: AnyPath) -> dict:
@@ -117,9 +188,13 @@ def settings_in(folder: AnyPath) -> dict:
 
 def model_size(folder: AnyPath) -> int:
     """Rows of the embedding table, by the model's ``config.json``; 0 where it does not say."""
-    file = folder / "config.json"
-    size = json_object(file).get("vocab_size") if file.exists() else None
+    size = _model_config(folder).get("vocab_size")
     return size if isinstance(size, int) else 0
+
+
+def _model_config(folder: AnyPath) -> dict:
+    file = folder / "config.json"
+    return json_object(file) if file.exists() else {}
 
 
 def roles(content: dict, vocab: dict[str, int], settings: dict, name: str) -> dict[str, Any]:
@@ -177,12 +252,7 @@ def _wordpiece(file: AnyPath, settings: dict) -> Any:
     )
     made.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
     made.decoder = tokenizers.decoders.WordPiece(prefix="##")
-    sep, cls = (
-        _content(settings.get(f"{role}_token")) or _USUAL[role][0] for role in ("sep", "cls")
-    )
-    if sep in vocab and cls in vocab:
-        around = (sep, vocab[sep]), (cls, vocab[cls])
-        made.post_processor = tokenizers.processors.BertProcessing(*around)
+    made.post_processor = template(made, _named(settings, "cls"), _named(settings, "sep"))
     return made
 
 

@@ -25,7 +25,7 @@ from jaxpretrain.data.tokenizer_base import (
 from jaxpretrain.data.tokenizer_pieces import Surface, unused
 from jaxpretrain.data.vocab import Vocab
 from jaxpretrain.errors import UserError
-from jaxpretrain.storage import AnyPath, access, json_object, path_of
+from jaxpretrain.storage import AnyPath, access, path_of
 
 _PROBES = (
     "Two  words,\tThe End.\n\n \u201cnai\u0308ve\u201d caf\u00e9",
@@ -107,8 +107,7 @@ class FastTokenizer(AnyTokenizer):
         """
         file: AnyPath = path_of(file)
         with access(f"read the tokenizer {file}"):
-            library = json_object(file)
-            settings = tokenizer_folder.settings_in(file.parent)
+            library, settings = tokenizer_folder.read_file(file)
         return cls._made(library, settings, size, f"the tokenizer {file}")
 
     @classmethod

@@ -11,12 +11,12 @@ is encoded as it is on its own.
 """
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from jaxpretrain.data import model_file
 from jaxpretrain.data.tokenizer import STRETCH, Tokenizer
 from jaxpretrain.data.tokenizer_base import AnyTokenizer
+from jaxpretrain.data.tokenizer_folder import template
 from jaxpretrain.data.tokenizer_hf import FastTokenizer
 from jaxpretrain.data.vocab import NAMES, SPECIAL
 from jaxpretrain.errors import UserError
@@ -60,14 +60,17 @@ def tokenizer_files(
         "model_input_names": _inputs(settings.get("has_types", False)),
         "clean_up_tokenization_spaces": False,
     }
+    # Which transformers 4 sets to False where this file does not name it.
+    space = (tokenizer.library.get("pre_tokenizer") or {}).get("add_prefix_space")
+    if space is not None:
+        config["add_prefix_space"] = space
     library = json.dumps(tokenizer.library, ensure_ascii=False)
     if exactly:
         import tokenizers
 
-        numbers = [name and ids[name] for name in settings["enclosing"]]
-        first, last = (n if n is None else tokenizer.pieces([n])[0] for n in numbers)
         fast = tokenizers.Tokenizer.from_str(library)
-        fast.post_processor = _template({first: numbers[0], last: numbers[1]}, first, last)
+        names = [name and tokenizer.pieces([ids[name]])[0] for name in settings["enclosing"]]
+        fast.post_processor = template(fast, *names)
         library = fast.to_str(pretty=False)
     return {
         "tokenizer.json": library,
@@ -100,8 +103,7 @@ def fast_tokenizer(
     """
     first, last = (name and NAMES[name] for name in enclosing)
     fast = _pipeline(tokenizer)
-    numbers = {name: number for number, name in enumerate(SPECIAL)}
-    fast.post_processor = _template(numbers, first, last)
+    fast.post_processor = template(fast, first, last)
     roles = {f"{name}_token": NAMES[name] for name in ("pad", "unk", "bos", "eos", "mask")}
     if first and last:
         roles |= {"cls_token": first, "sep_token": last}
@@ -200,18 +202,3 @@ def _bpe(pieces: list[model_file.Piece], newline: str) -> Any:
 def _inputs(has_types: bool) -> list[str]:
     """What a model takes, as transformers names it; it gives types unasked to whoever can."""
     return ["input_ids", *["token_type_ids"] * has_types, "attention_mask"]
-
-
-def _template(numbers: Mapping[str | None, int], first: str | None, last: str | None) -> Any:
-    """What encloses a text, and two, by pieces and their ids."""
-    from tokenizers import processors
-
-    if not first and not last:
-        return None
-    begin, end = first and f"{first}:0", last and f"{last}:0"
-    single = [part for part in (begin, "$A:0", end) if part]
-    second = [part for part in ("$B:1", last and f"{last}:1") if part]
-    ids = [(name, numbers[name]) for name in dict.fromkeys((first, last)) if name]
-    return processors.TemplateProcessing(
-        single=" ".join(single), pair=" ".join(single + second), special_tokens=ids
-    )
