@@ -1,7 +1,7 @@
 """The ``export`` command: a run's model as a folder that other libraries load."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxpretrain.errors import UserError
 from jaxpretrain.evaluation.scoring import enclosing
@@ -10,6 +10,7 @@ from jaxpretrain.interop.card import Facts, card
 from jaxpretrain.interop.families import FAMILIES
 from jaxpretrain.interop.folder import write_model
 from jaxpretrain.interop.huggingface import class_of, export_model
+from jaxpretrain.interop.origin import Origin
 from jaxpretrain.interop.tokenizer_json import tokenizer_files
 from jaxpretrain.models.config import TransformerConfig
 from jaxpretrain.objectives.base import Objective
@@ -17,7 +18,7 @@ from jaxpretrain.objectives.contrastive import Contrastive
 from jaxpretrain.objectives.rtd import RTD, TIED
 from jaxpretrain.reopen import Opened, opened
 from jaxpretrain.storage import AnyPath, access, write
-from jaxpretrain.workdir import IMPORTED, read_json
+from jaxpretrain.workdir import read_json
 
 PIPELINES = {"gaps": "fill-mask", "continuations": "text-generation"}
 
@@ -60,7 +61,7 @@ def export(workdir: AnyPath, out: Path, *, which: str = "best") -> list[Path]:
     with access(f"write {out}"):
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out} holds something already: give another --out, or empty it")
-    run = opened(workdir, which)
+    run, origin = opened(workdir, which), Origin.load(workdir)
     family, objectives = family_of(run)
     folders = []
     for name, part in parts_of(objectives, run.params).items():
@@ -69,8 +70,9 @@ def export(workdir: AnyPath, out: Path, *, which: str = "best") -> list[Path]:
         params = {group: tree for group, tree in part.params.items() if group not in left_out}
         config, tensors = export_model(family, part.config, params)
         where = out / name
-        write_model(where, config | {"architectures": [loader]} | ids(run), tensors)
-        for path, content in beside(workdir, run, objectives, part, loader, left_out).items():
+        write_model(where, config | {"architectures": [loader]} | ids(run, origin), tensors)
+        files = beside(workdir, run, origin, objectives, part, loader, left_out)
+        for path, content in files.items():
             with access(f"write {where}"):
                 (where / path).parent.mkdir(parents=True, exist_ok=True)
                 write(where / path, content)
@@ -121,8 +123,11 @@ def parts_of(objectives: list[Objective], params: dict) -> dict[str, Part]:
     return found
 
 
-def ids(run: Opened) -> dict[str, int]:
-    """The special pieces that a ``config.json`` knows."""
+def ids(run: Opened, origin: Origin | None) -> dict[str, Any]:
+    """The special pieces that a ``config.json`` knows; what it said of them before counts.
+
+    One that only stands in for padding is not named: `transformers` would not train it.
+    """
     vocab = run.tokenizer.vocab
     names = ["pad", "bos", "eos"]
     if FAMILIES[run.config.model.preset].sees == "full":
@@ -130,12 +135,15 @@ def ids(run: Opened) -> dict[str, int]:
     found = {f"{name}_token_id": getattr(vocab, name) for name in names}
     if run.objective.backbone.config.decoder_layers:
         found["decoder_start_token_id"] = vocab.pad
-    return found
+    elif vocab.pad in (vocab.bos, vocab.eos, vocab.cls, vocab.sep):
+        found["pad_token_id"] = None
+    return found | (origin.ids if origin else {})
 
 
 def beside(
     workdir: AnyPath,
     run: Opened,
+    origin: Origin | None,
     objectives: list[Objective],
     part: Part,
     loader: str,
@@ -146,10 +154,9 @@ def beside(
     longest = first.longest_input(config.data.length, config.data.batch_size)
     vectors = next((one for one in objectives if isinstance(one, Contrastive)), None)
     task = PIPELINES.get(part.samples, "")
-    origin = (recorded(workdir / IMPORTED) or {}).get("from", "")
     facts = Facts(
         title=f"{workdir.name}: {config.model.preset}",
-        origin=origin,
+        origin=origin.folder if origin else "",
         loader=loader,
         task="" if part.config.decoder_layers else task,
         config=config.to_dict(),
@@ -159,7 +166,7 @@ def beside(
         vectors=vectors is not None,
         left_out=left_out,
     )
-    found = {"README.md": card(facts)}
+    found = {"README.md": card(facts)} | (origin.files() if origin else {})
     found |= tokenizer_files(
         run.tokenizer,
         enclosing=enclosed(first),

@@ -1,6 +1,5 @@
 """The ``import`` command: a Hugging Face model as a run of ours, to train on and to measure."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,19 +14,21 @@ from jaxpretrain.config import complete, override, read_file
 from jaxpretrain.data.store import TOKENIZER
 from jaxpretrain.data.tokenizer_hf import FastTokenizer
 from jaxpretrain.errors import UserError
-from jaxpretrain.interop.folder import Tensors, read_config
+from jaxpretrain.interop.folder import read_config
 from jaxpretrain.interop.huggingface import (
     HOW,
     family_of,
     import_params,
+    read_model,
     settings,
     switches,
 )
+from jaxpretrain.interop.origin import Origin
 from jaxpretrain.objectives.rtd import RTD, TIED
 from jaxpretrain.settings import DataSettings
 from jaxpretrain.state import TrainState, init_state
-from jaxpretrain.storage import AnyPath, access, write
-from jaxpretrain.workdir import IMPORTED, OPEN, claim_workdir, sole_use
+from jaxpretrain.storage import AnyPath, access
+from jaxpretrain.workdir import OPEN, claim_workdir, sole_use
 
 # What a config may say of an imported model: how it is computed, and what is dropped in training.
 FREE = (*HOW, "dropout", "attention_dropout")
@@ -69,12 +70,19 @@ def import_model(
             does not fit it; the generator and the model are not of one ELECTRA; the workdir holds a
             run already.
     """
-    theirs = read_config(folder)
+    theirs, tensors = read_model(folder)
     ours = switches(theirs)
     with access(f"read the workdir {workdir}"):
         if (workdir / "run.json").exists():
             raise UserError(f"{workdir} holds a run already: give another --workdir")
     tokenizer = FastTokenizer.from_folder(folder, size=ours.vocab_size)
+    origin = Origin.of(folder, theirs)
+    start, pad = theirs.get("decoder_start_token_id"), tokenizer.vocab.pad
+    if start not in (None, pad):
+        raise UserError(
+            f"decoder_start_token_id is {start} in the model's config.json, and a decoder begins "
+            f"with the piece for padding here, which is {pad}: it cannot be imported"
+        )
     if generator is None and (folder / BESIDE).is_dir():
         beside: Path | None = folder / BESIDE
     else:
@@ -82,7 +90,6 @@ def import_model(
     small = None if beside is None else read_config(beside)
     config = complete(sections(theirs, workdir, file, overrides or {}, small))
     pieces = build(config, tokenizer.vocab)
-    tensors = Tensors(folder, family_of(theirs).base)
     found = import_params(theirs, tensors, pieces.abstract.params)
     if beside is not None and isinstance(pieces.objective, RTD):
         found |= {"generator": generator_params(beside, pieces, found)}
@@ -94,9 +101,7 @@ def import_model(
     with sole_use(workdir):
         identity = {"tokenizer": tokenizer.sha256, "token store": OPEN}
         claim_workdir(workdir, config.to_dict(), tokenizer, identity)
-        about = {"from": folder.resolve().name, "class": (theirs.get("architectures") or [""])[0]}
-        with access(f"write the workdir {workdir}"):
-            write(workdir / IMPORTED, json.dumps(about, indent=2) + "\n")
+        origin.save(workdir)
         checkpoints = Checkpoints(workdir / "checkpoints", pieces.placement)
         checkpoints.save(first_state(pieces, found))
         checkpoints.close()
@@ -122,7 +127,8 @@ def generator_params(folder: Path, pieces: Pieces, found: Mapping[str, Any]) -> 
     Raises:
         UserError: it is not this discriminator's generator, or not a whole one.
     """
-    theirs, needed = read_config(folder), settings("electra", pieces.objective.generator.config)
+    theirs, tensors = read_model(folder)
+    needed = settings("electra", pieces.objective.generator.config)
     given = settings("electra", switches(theirs))
     differs = [
         f"{key} {given[key]} (not {need})"
@@ -136,7 +142,7 @@ def generator_params(folder: Path, pieces: Pieces, found: Mapping[str, Any]) -> 
         )
     shapes = pieces.abstract.params["generator"]
     shared = {name: pieces.abstract.params[name] for name in TIED if name in found}
-    read = import_params(theirs, Tensors(folder, family_of(theirs).base), shapes | shared)
+    read = import_params(theirs, tensors, shapes | shared)
     missing = sorted(shapes.keys() - read.keys())
     if missing:
         raise UserError(

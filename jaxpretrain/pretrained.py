@@ -20,8 +20,7 @@ import numpy as np
 from jaxpretrain.data.tokenizer_hf import FastTokenizer
 from jaxpretrain.errors import UserError
 from jaxpretrain.evaluation.scoring import MASK
-from jaxpretrain.interop.folder import Tensors, read_config
-from jaxpretrain.interop.huggingface import family_of, import_model
+from jaxpretrain.interop.huggingface import family_of, import_model, read_model
 from jaxpretrain.models.attention import Visibility
 from jaxpretrain.models.transformer import Backbone
 from jaxpretrain.types import Array
@@ -133,11 +132,11 @@ def load(folder: str | Path) -> Pretrained:
         UserError: it is no such model, or of a family or with an option that we do not have.
     """
     folder = Path(folder)
-    theirs = read_config(folder)
+    theirs, tensors = read_model(folder)
     family = family_of(theirs)
     if family.preset == "t5":
         raise UserError("a t5 reads one text and writes another: import it, and use score on it")
-    config, params = import_model(theirs, Tensors(folder, family.base))
+    config, params = import_model(theirs, tensors)
     config = replace(config, dtype="float32")
     tokenizer = FastTokenizer.from_folder(folder, size=config.vocab_size)
     return Pretrained(Backbone(config), params, tokenizer, family.sees)

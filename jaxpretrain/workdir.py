@@ -41,8 +41,6 @@ FREE_KEYS = {
 }
 # In the place of a checksum: of what a run has not read yet, as an imported model no text.
 OPEN = "open"
-# Of a run that began as another's model: the folder's name and the class that was in it.
-IMPORTED = "imported.json"
 
 
 @contextmanager

@@ -145,6 +145,31 @@ def test_an_export_of_what_was_only_imported_claims_no_training(bert, imported, 
     assert (written["cls_token_id"], written["sep_token_id"]) == (vocab.cls, vocab.sep)
 
 
+def test_what_a_folder_says_beside_the_model_is_exported_again(gpt2, tmp_path, capsys):
+    """Several ends of a text, none for padding, and how a conversation is written."""
+    folder = shutil.copytree(gpt2, tmp_path / "gpt2")
+
+    def add(name, more):
+        path = folder / name
+        before = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(before | more))
+
+    add("config.json", {"eos_token_id": [500, 3], "bos_token_id": 500})
+    add("generation_config.json", {"eos_token_id": [500, 3], "temperature": 0.6})
+    add("tokenizer_config.json", {"chat_template": "{{ messages }}"})
+    with one_device():
+        import_model(folder, tmp_path / "run")
+    export(tmp_path / "run", tmp_path / "out")
+    written = json.loads((tmp_path / "out/config.json").read_text())
+    assert written["eos_token_id"] == [500, 3] and written["pad_token_id"] is None
+    generation = json.loads((tmp_path / "out/generation_config.json").read_text())
+    assert generation == {"eos_token_id": [500, 3], "temperature": 0.6}
+    assert (tmp_path / "out/chat_template.jinja").read_text() == "{{ messages }}"
+    add("config.json", {"decoder_start_token_id": 4})
+    assert main(["import", f"--model={folder}", f"--workdir={tmp_path}/other"]) == 2
+    assert "decoder_start_token_id is 4 in " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["bert", "gpt2"])
 def test_a_tokenizer_gives_types_to_models_that_read_them(name, bert, gpt2, imported, tmp_path):
     run = imported[0]

@@ -4,7 +4,7 @@ A ``read_…`` function brings a ``config.json`` to the keys that the family's t
 some are ours alone; its ``written_…`` takes those away and adds what their library reads.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from jaxpretrain.errors import UserError
@@ -73,6 +73,12 @@ def read_modernbert(config: Mapping[str, Any]) -> dict[str, Any]:
                 "('full_attention') at equal distances, the first among them, can be imported"
             )
     window = config.get("local_attention", 128) // 2
+    if config.get("sliding_window", window) != window:
+        raise UserError(
+            f"sliding_window is {config['sliding_window']} in the model's config.json, and "
+            f"local_attention, which is twice as much, {config.get('local_attention', 128)}: "
+            "delete the one that is wrong"
+        )
     return {
         **config,
         "global_rope_theta": _base(config, both[WHOLE], "global_rope_theta", 160_000.0),
@@ -102,9 +108,9 @@ def layer_types(layers: int, every: int) -> list[str]:
 
 
 def read_t5(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The head, of which transformers 5 always says that it is tied, and the feed-forward layer.
+    """The head and the feed-forward layer.
 
-    A tied head scales what it reads, and one of its own does not.
+    A tied head scales what it reads if nothing else is said, and one of its own does not.
     """
     kind = config.get("feed_forward_proj", "relu")
     named = config.get("dense_act_fn")
@@ -113,15 +119,29 @@ def read_t5(config: Mapping[str, Any]) -> dict[str, Any]:
             f"dense_act_fn is {named!r} in the model's config.json, beside a feed_forward_proj of "
             f"{kind!r}: only {DENSE_ACT[kind]!r} can be imported with it"
         )
-    tied = config.get("scale_decoder_outputs", config.get("tie_word_embeddings", True))
+    decoder = config.get("num_decoder_layers")
+    if decoder == 0:
+        raise UserError(
+            "num_decoder_layers is 0 in the model's config.json: only a T5 with a decoder can be "
+            "imported"
+        )
+    tied = config.get("tie_word_embeddings", True)
+    scaled = config.get("scale_decoder_outputs", tied)
     return {
         **config,
-        "num_decoder_layers": config.get("num_decoder_layers") or config.get("num_layers"),
+        "num_decoder_layers": config.get("num_layers") if decoder is None else decoder,
         "feed_forward_proj": kind,
         "activation": FEED_FORWARD.get(kind),
         "tie_word_embeddings": tied,
-        "head_scale": config.get("d_model", 1) ** -0.5 if tied else 1.0,
+        "head_scale": config.get("d_model", 1) ** -0.5 if scaled else 1.0,
     }
+
+
+def settled_t5(config: Mapping[str, Any], names: Container[str]) -> Mapping[str, Any]:
+    """Whether the head is tied, which transformers 5 always says, by the tensors that are there."""
+    if config.get("scale_decoder_outputs") is False and "lm_head.weight" in names:
+        return {**config, "tie_word_embeddings": False}
+    return config
 
 
 def written_t5(config: dict[str, Any]) -> dict[str, Any]:
@@ -135,13 +155,16 @@ def written_t5(config: dict[str, Any]) -> dict[str, Any]:
             f"{' or '.join(map(repr, kinds))}: it cannot be exported as one"
         )
     tied = config["tie_word_embeddings"]
-    need = config["d_model"] ** -0.5 if tied else 1.0
-    if abs(scale / need - 1.0) > 1e-6:
+    scaled = tied and abs(scale * config["d_model"] ** 0.5 - 1.0) <= 1e-6
+    if not scaled and scale != 1.0:
+        usual = f"{config['d_model'] ** -0.5:.6g} or 1" if tied else "1"
         raise UserError(
             f"model.head_scale is {scale}, and a Hugging Face t5 with tied_embeddings={tied} has "
-            f"{need:.6g}: it cannot be exported as one"
+            f"{usual}: it cannot be exported as one"
         )
-    return config | {"feed_forward_proj": kinds[activation], "scale_decoder_outputs": tied}
+    # In transformers 4 a tied head scales always, so one that does not has to be its own there.
+    config |= {"tie_word_embeddings": scaled, "scale_decoder_outputs": scaled}
+    return config | {"feed_forward_proj": kinds[activation]}
 
 
 def _dict(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 """What each family of Hugging Face models is in our terms: its switches and its sizes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ class Family(NamedTuple):
         absent: our sizes where ``config.json`` does not name theirs, other than the preset's.
         read: brings a ``config.json`` to the keys of `sizes` and `options`.
         written: adds to a ``config.json`` what `read` takes away.
+        settled: a ``config.json``, and what it leaves open said by the names of the tensors.
     """
 
     preset: str
@@ -40,6 +41,7 @@ class Family(NamedTuple):
     absent: Mapping[str, Any] = MappingProxyType({})
     read: Callable[[Mapping], Mapping] = lambda config: config
     written: Callable[[dict], dict] = lambda config: config
+    settled: Callable[[Mapping, Container[str]], Mapping] = lambda config, names: config
 
 
 _SIZES = {
@@ -219,5 +221,6 @@ FAMILIES = {
         absent={"head_width": 64, "mlp_width": 2048},
         read=config_json.read_t5,
         written=config_json.written_t5,
+        settled=config_json.settled_t5,
     ),
 }

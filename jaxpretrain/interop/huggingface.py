@@ -6,6 +6,7 @@ What a family is, is said in `families.py`; here is what is done with it.
 from collections import ChainMap
 from collections.abc import Collection, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 
 from jaxpretrain.errors import UserError
 from jaxpretrain.interop.families import FAMILIES, Family
+from jaxpretrain.interop.folder import Tensors, read_config
 from jaxpretrain.interop.tensors import flat, to_ours, to_theirs
 from jaxpretrain.models.config import TransformerConfig
 from jaxpretrain.models.presets import PRESETS
@@ -20,6 +22,18 @@ from jaxpretrain.models.transformer import Backbone
 
 # How it is computed, which is not a part of what it is.
 HOW = ("dtype", "attention", "scan_layers", "remat", "loss_block")
+
+
+def read_model(folder: Path) -> tuple[Mapping[str, Any], Tensors]:
+    """The ``config.json`` of a folder, with what it leaves open settled by the tensors, and those.
+
+    Raises:
+        UserError: the folder has none of a family that is known, or is incomplete.
+    """
+    config = read_config(folder)
+    family = family_of(config)
+    tensors = Tensors(folder, family.base)
+    return family.settled(config, tensors), tensors
 
 
 def import_model(
@@ -38,7 +52,8 @@ def import_model(
         UserError: a family that is not known, an option that the backbone does not have, or
             tensors that are missing or of another shape than the config says.
     """
-    ours, family = switches(config), family_of(config)
+    family = family_of(config)
+    ours = switches(family.settled(config, tensors))
     shapes = jax.eval_shape(Backbone(ours).init, jax.random.key(0))
     return ours, to_ours(family.table, by_one_name(family, tensors, shapes), shapes)
 
@@ -61,7 +76,8 @@ def import_params(
     """
     family = family_of(config)
     table = family.table
-    backbone = jax.eval_shape(Backbone(switches(config)).init, jax.random.key(0))
+    ours = switches(family.settled(config, tensors))
+    backbone = jax.eval_shape(Backbone(ours).init, jax.random.key(0))
     tensors = by_one_name(family, tensors, backbone)
 
     def is_there(name: str) -> bool:
@@ -114,12 +130,17 @@ def export_model(
         params: its parameters and any heads that the family has a name for; others are left out.
 
     Returns:
-        ``config.json`` and the tensors by name. Tied tensors are there once.
+        ``config.json`` and the tensors by name. Tied tensors are there once, if they are so there.
 
     Raises:
         UserError: the family cannot be what the config says.
     """
-    return settings(name, config), to_theirs(_family(name).table, params)
+    family, written = _family(name), settings(name, config)
+    tensors = to_theirs(family.table, params)
+    if config.tied_embeddings and not written.get("tie_word_embeddings", True):
+        shared, head = family.twins[-1]
+        tensors[head] = tensors[shared]
+    return written, tensors
 
 
 def class_of(name: str, heads: Collection[str]) -> tuple[str, tuple[str, ...]]:

@@ -13,6 +13,7 @@ import pytest
 
 from jaxpretrain.data.vocab import blank_vocab
 from jaxpretrain.errors import UserError
+from jaxpretrain.interop.config_json import settled_t5
 from jaxpretrain.interop.families import FAMILIES
 from jaxpretrain.interop.huggingface import export_model, import_model, settings, switches
 from jaxpretrain.interop.tensors import flat
@@ -87,6 +88,17 @@ def test_a_head_of_its_own_is_not_taken_for_a_tied_one(name):
     jax.tree.map(np.testing.assert_array_equal, found, params)
 
 
+def test_a_tied_head_that_does_not_scale_is_one_of_its_own_there():
+    """Transformers 4 scales what a tied head reads, whatever else the config says."""
+    config = config_of("t5", tied_embeddings=True, head_scale=1.0)
+    params = random_like(jax.eval_shape(Backbone(config).init, jax.random.key(0)))
+    written, tensors = export_model("t5", config, params)
+    assert written["tie_word_embeddings"] is written["scale_decoder_outputs"] is False
+    again, back = import_model(written, tensors)
+    assert again == dataclasses.replace(config, tied_embeddings=False)
+    np.testing.assert_array_equal(back["head"]["kernel"].T, params["tokens"]["embedding"])
+
+
 def test_the_matrices_are_theirs_seen_from_the_other_side():
     """One number of each kind, followed by hand."""
     config = config_of("llama")
@@ -122,7 +134,12 @@ def test_heads_are_exported_where_the_family_has_them():
         ("gpt2", {"activation": "gelu"}, "activation is 'gelu'"),
         ("llama", {"biases": True}, "biases is True"),
         ("t5", {"attention_dropout": 0.2}, "attention_dropout is 0.2.*dropout_rate.*is 0.1"),
-        ("t5", {"tied_embeddings": True}, "head_scale is 1.0, .* tied_embeddings=True has 0.204"),
+        ("t5", {"head_scale": 0.5}, "head_scale is 0.5, .* tied_embeddings=False has 1:"),
+        (
+            "t5",
+            {"tied_embeddings": True, "head_scale": 0.5},
+            "head_scale is 0.5, .* tied_embeddings=True has 0.204124 or 1:",
+        ),
         ("t5", {"activation": "geglu"}, "activation is 'geglu', .* 'geglu_tanh' or 'relu'"),
         ("modernbert", {"rotary_factor": 2.0}, "rotary_factor is 2.0.* modernbert has 1.0"),
         ("t5", {"decoder_layers": 0}, "decoder_layers is 0"),
@@ -172,6 +189,8 @@ def test_no_switch_is_lost_silently(name):
         unused |= field.name in ("global_every", "local_rotary_base") and not changed.local_window
         unused |= field.name == "max_length" and changed.positions == "relative"
         unused |= field.name == "init_scale" and name == "t5"
+        # One that does not scale is written as a head of its own with the same numbers.
+        unused |= field.name == "tied_embeddings" and name == "t5"
         assert unused or getattr(again, field.name) == new, field.name
 
 
@@ -201,7 +220,10 @@ def test_sizes_that_are_absent_are_what_transformers_takes_for_them():
     assert switches(written).decoder_layers == 5
     # As transformers 5 writes a T5 1.1 itself.
     newer = written | {"tie_word_embeddings": True, "scale_decoder_outputs": False}
-    assert switches(newer) == switches(written)
+    assert switches(settled_t5(newer, {"lm_head.weight"})) == switches(written)
+    # And where it tied what was not to be scaled.
+    found = switches(settled_t5(newer, {"shared.weight"}))
+    assert found.tied_embeddings and found.head_scale == 1.0
     # And the first T5, whose oldest files say neither.
     for key in ("tie_word_embeddings", "scale_decoder_outputs", "feed_forward_proj"):
         del written[key]
@@ -239,6 +261,9 @@ def test_sizes_that_are_absent_are_what_transformers_takes_for_them():
         ("t5", {"feed_forward_proj": "gated-silu"}, "only 'gated-gelu', 'relu' can be imported"),
         ("t5", {"dense_act_fn": "gelu"}, "dense_act_fn is 'gelu' .* only 'gelu_new'"),
         ("t5", {"dense_act_fn": "gelu_new"}, None),
+        ("t5", {"num_decoder_layers": 0}, "only a T5 with a decoder"),
+        ("modernbert", {"sliding_window": 64}, None),
+        ("modernbert", {"sliding_window": 32}, "sliding_window is 32 .* local_attention.* 128:"),
         ("t5", {"feed_forward_proj": "relu", "dense_act_fn": "gelu_new"}, "only 'relu'"),
         ("bert", {"quantization_config": {"quant_method": "fp8"}}, "the model is quantized"),
         ("llama", {"rope_scaling": {"type": "llama3", "factor": 8.0}}, "'llama3'.*only 'default'"),

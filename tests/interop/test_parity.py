@@ -4,6 +4,8 @@ Sizes are odd ones: grouped heads, a vocabulary that no tile divides, one layer,
 on either side. Both sides compute in float32; what they may differ by is its rounding.
 """
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,9 @@ from jaxpretrain.interop.families import FAMILIES
 from jaxpretrain.interop.huggingface import (
     class_of,
     export_model,
+    import_model,
     import_params,
+    read_model,
     switches,
 )
 from jaxpretrain.interop.tensors import to_theirs
@@ -225,13 +229,45 @@ def test_what_pytorch_holds_is_imported(pair):
     if pair.family == "modernbert":  # whose first block has no norm before attention
         pair.params["stack"]["blocks"]["attention_norm"]["scale"][0] = 1.0
     jax.tree.map(np.testing.assert_array_equal, back, pair.params)
-    ours, given = switches(config), pair.backbone.config
+    settled = FAMILIES[pair.family].settled(config, tensors)
+    ours, given = switches(settled), pair.backbone.config
     same = ("width", "layers", "heads", "number_of_kv_heads", "size_of_head", "size_of_mlp")
     same += ("size_of_embedding", "decoder_layers", "token_types", "norm_epsilon", "rotary_base")
     same += ("tied_embeddings", "first_norm", "positions", "activation", "dropout", "head_scale")
     same += ("rotary_factor", "rotary_length", "rotary_low", "rotary_high", "local_window")
     same += ("period", "local_rotary_base")
     assert {n: getattr(ours, n) for n in same} == {n: getattr(given, n) for n in same}
+
+
+def test_a_tied_head_that_does_not_scale(tmp_path):
+    """As transformers 5 makes a T5 of what asks for a head of its own, and saves it."""
+    sizes = {"d_model": 24, "d_kv": 10, "d_ff": 30, "num_layers": 1, "num_heads": 2}
+    config = transformers.T5Config(**sizes, vocab_size=VOCAB, tie_word_embeddings=False)
+    torch.manual_seed(0)
+    theirs = transformers.T5ForConditionalGeneration(config).eval()
+    theirs.save_pretrained(tmp_path)
+    settled, tensors = read_model(tmp_path)
+    if "lm_head.weight" in tensors:
+        pytest.skip("transformers 4 has a head of its own")
+    ours, params = import_model(settled, tensors)
+    inputs = np.arange(14, dtype=np.int32).reshape(2, 7) * 9 + 1
+    ones = np.ones_like(inputs)
+    read = torch.tensor(np.asarray(shifted(inputs)))
+    with torch.no_grad():
+        wanted = theirs(input_ids=torch.tensor(inputs), decoder_input_ids=read).logits
+    backbone = Backbone(replace(ours, dtype="float32"))
+
+    @jax.jit
+    def logits(params):
+        at = jnp.broadcast_to(jnp.arange(7), inputs.shape)
+        source = Source(inputs, ones, at)
+        hidden = backbone.encode(
+            params, shifted(inputs), ones, at, visibility="causal", source=source
+        )
+        return backbone.logits(params, hidden)
+
+    with jax.default_matmul_precision("highest"):
+        np.testing.assert_allclose(logits(params), wanted, rtol=0, atol=TOLERANCE)
 
 
 def test_loss_and_gradients(pair):
