@@ -1,8 +1,10 @@
 """The ``evaluate`` command: a finished run, measured on held-out documents and shown."""
 
+import copy
 import json
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -19,11 +21,11 @@ from jaxpretrain.objectives import OBJECTIVES
 from jaxpretrain.processes import is_first, say, wait_for_all
 from jaxpretrain.reopen import restored
 from jaxpretrain.report.results import Sample
-from jaxpretrain.schema import did_you_mean
+from jaxpretrain.schema import did_you_mean, flatten
 from jaxpretrain.settings import DownstreamSettings
 from jaxpretrain.storage import AnyPath, access, write
 from jaxpretrain.trackers import check_installed, open_trackers
-from jaxpretrain.workdir import check_identity, open_run
+from jaxpretrain.workdir import check_identity, is_free, open_run
 
 
 def evaluate(
@@ -48,21 +50,20 @@ def evaluate(
         others: objectives under which the held-out loss is measured besides, with their defaults.
         for_report: measure on training documents and on each source too, and leave out those of
             the `others` that the backbone cannot compute.
-
         sections: of the config, to take the place of the stored ones: tasks and how to learn them.
 
     Returns:
         What ``evaluation.json`` in the workdir then holds: a split, a checkpoint, what `HeldOut`
         has, and ``loss_interval``, ``others``, ``tasks`` and ``samples`` as in
-        `report.results.CellResult`; and ``replicates``, what the bootstrap gave by column.
+        `report.results.CellResult`; ``changed``, the keys of objective and data that were not as
+        in the training; and ``replicates``, what the bootstrap gave by column.
 
     Raises:
-        UserError: the folder holds no run, or no checkpoint yet.
+        UserError: the folder holds no run, or no checkpoint yet; the overrides make it another
+            model, or are of tasks and none is to be measured.
     """
-    raw = open_run(workdir) | (sections or {})
-    for key, text in (overrides or {}).items():
-        override(raw, key, text)
-    pieces = assemble(complete(raw))
+    config, changed = asked(open_run(workdir) | (sections or {}), overrides or {}, tasks)
+    pieces = assemble(config)
     check_identity(workdir, identity(pieces))
     if is_first():
         check_installed(pieces.config.track.to)
@@ -73,7 +74,8 @@ def evaluate(
     by_batch: list = []
     held = evaluator(params, by_batch=by_batch)
     replicates = {"loss": loss_replicates(pieces.objective, by_batch)}
-    found = {"split": split, "checkpoint": which, "step": step, **held._asdict()}
+    found = {"split": split, "checkpoint": which, "step": step, "changed": changed}
+    found |= held._asdict()
     found["loss_interval"] = interval(replicates["loss"])
     found["others"] = under_others(pieces, params, split, others, skip=for_report)
     if for_report:
@@ -114,6 +116,30 @@ def evaluate(
     wait_for_all("evaluation")
     rounded = {name: [round(x, 6) for x in drawn.tolist()] for name, drawn in replicates.items()}
     return found | {"replicates": rounded}
+
+
+def asked(
+    stored: dict, overrides: dict[str, str], tasks: Sequence[str]
+) -> tuple[ConfigDict, dict[str, Any]]:
+    """The config to measure with, and what in it makes the numbers others than those of the run."""
+    raw = copy.deepcopy(stored)
+    for key, text in overrides.items():
+        override(raw, key, text)
+        if key.startswith("tasks.") and not tasks:
+            raise UserError(
+                f"config.{key} is set, and no task is to be measured: add "
+                f"--tasks={key.split('.')[1]}"
+            )
+    config = complete(raw)
+    before, now = (flatten(each.to_dict()) for each in (complete(stored), config))
+    changed = {key: now[key] for key in overrides if key in now and before.get(key) != now[key]}
+    for key, value in changed.items():
+        if key.startswith(("model.", "tokenizer.")) and not is_free(key):
+            raise UserError(
+                f"the run was trained with config.{key} = {before.get(key)!r}, and now it is "
+                f"{value!r}: leave it out, since that is another model"
+            )
+    return config, {k: v for k, v in changed.items() if k.startswith(("objective.", "data."))}
 
 
 def tell_trackers(workdir: AnyPath, config: ConfigDict, found: dict, held: HeldOut) -> None:
@@ -213,6 +239,9 @@ def describe(pieces: Pieces, found: dict) -> list[str]:
         f"held-out {found['split']} documents, {found['checkpoint']} checkpoint (step "
         f"{found['step']}){tokens}",
     ]
+    if found["changed"]:
+        values = ", ".join(f"config.{key} = {value}" for key, value in found["changed"].items())
+        lines.append(f"  NOT as it was trained: {values}")
     if found["loss"] != token_loss:
         lines.append(f"  loss            {found['loss']:.4f} nats")
     if token_loss is not None:

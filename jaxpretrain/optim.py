@@ -74,7 +74,7 @@ def make_optimizer(
     if warmup_steps >= total_steps:
         raise UserError(
             f"optimizer.warmup_steps is {warmup_steps} and train.steps {total_steps}: "
-            "the warmup must be shorter than the run"
+            f"lower it (a tenth of the steps, {total_steps // 10}, is usual), or train longer"
         )
     after = total_steps - warmup_steps
     final = learning_rate * final_fraction

@@ -95,7 +95,12 @@ def describe(
         inputs, targets = getattr(example, "inputs", None), getattr(example, "targets", None)
         if inputs is not None and inputs.ndim == 2:
             seen = inputs[row][example.segments[row] > 0]
-            lines.append(f"  inputs  {' '.join(tokenizer.pieces(seen))}")
+            lines.append(f"  inputs  {on_a_line(tokenizer.pieces(seen))}")
             wanted = targets[row][example.weights[row] > 0]
-            lines.append(f"  targets {' '.join(tokenizer.pieces(wanted))}")
+            lines.append(f"  targets {on_a_line(tokenizer.pieces(wanted))}")
     return lines
+
+
+def on_a_line(pieces: list[str]) -> str:
+    """Pieces side by side; the piece of a newline is written as in Python."""
+    return " ".join(pieces).replace("\n", "\\n")

@@ -122,7 +122,8 @@ def claim_workdir(
     with access(f"read the workdir {workdir}"):
         begun = (workdir / "run.json").exists()
         saved = any((workdir / "checkpoints").glob("[0-9]*"))
-    if begun:
+        imported = begun and OPEN in read_json(workdir / "run.json").values()
+    if begun and (saved or imported):  # else nothing of that run is left to go on with
         check_same_config(workdir, flatten(config))
         check_identity(workdir, identity)
         known = read_json(workdir / "run.json")

@@ -60,13 +60,16 @@ def test_the_loss_interval_is_that_of_the_batches(runs):
     assert drawn.mean() == pytest.approx(found["loss"], abs=3 * drawn.std())
 
 
-def test_the_loss_under_another_objective_is_that_of_its_own_evaluation(runs):
+def test_the_loss_under_another_objective_is_that_of_its_own_evaluation(runs, capsys):
     found = evaluate(runs / "mlm", others=["all"])["others"]
     assert {"clm", "prefix_lm", "fim"} <= found.keys()
     # Its own is there already, and what has parts that it has not trained cannot be measured.
     assert not {"mlm", "nsp", "rtd", "simcse", "mixture"} & found.keys()
     # The same parameters in a run of clm are measured the same.
     own = evaluate(runs / "mlm", overrides={"objective.name": "clm"})
+    assert own["changed"] == {"objective.name": "clm"}
+    assert "NOT as it was trained: config.objective.name = clm" in capsys.readouterr().out
+    assert json.loads((runs / "mlm/evaluation.json").read_text())["changed"] == own["changed"]
     assert found["clm"]["loss"] == own["loss"] and found["clm"]["bits_per_byte"]
 
 
@@ -79,6 +82,7 @@ def test_the_loss_under_another_objective_is_that_of_its_own_evaluation(runs):
         (["--tasks=dogs", CATS[0], CATS[1]], "no task 'dogs'; it has cats"),
         (["--tasks=cat", CATS[0], CATS[1]], "no task 'cat'; did you mean cats"),
         (["--tasks=dogs"], "no task 'dogs'; it has none: add --config.tasks.dogs.name"),
+        ([CATS[0], CATS[1]], "config.tasks.cats.name is set, and no .*: add --tasks=cats"),
         (["--tasks", CATS[0], "--config.tasks.cats.path=none"], "task cats: there is no test"),
     ],
 )

@@ -346,6 +346,6 @@ def test_evaluate_reads_a_run_without_touching_what_is_being_saved(straight, mon
     here = Path(workdir.name)
     assert evaluate(here, overrides={"optimizer.clip_norm": "0"})["step"] in (4, 8)
     assert being_saved.exists()
-    with pytest.raises(UserError, match="checkpoint 8 .* of another model"):
+    with pytest.raises(UserError, match="with config.model.width = .*, and now it is 32: leave"):
         evaluate(here, overrides={"model.width": "32"})
     being_saved.rmdir()

@@ -6,7 +6,13 @@ import pytest
 
 from jaxpretrain.errors import UserError
 from jaxpretrain.schema import flatten
-from jaxpretrain.workdir import OPEN, check_identity, check_same_config
+from jaxpretrain.workdir import (
+    OPEN,
+    check_identity,
+    check_same_config,
+    claim_workdir,
+    read_json,
+)
 from support import tiny_run
 
 
@@ -30,3 +36,15 @@ def test_what_has_not_been_read_yet_may_be_anything(tmp_path):
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(UserError, match="a run with another token store"):
         check_identity(tmp_path, {"token store": "b" * 64})
+
+
+def test_what_never_saved_anything_may_be_begun_anew(tiny_config_file, tmp_path):
+    """As after an error whose advice is another config."""
+    tokenizer = tiny_run.tokenizer_of(tiny_config_file)
+    identity = {"tokenizer": tokenizer.sha256, "token store": "a" * 64}
+    claim_workdir(tmp_path, {"data": {"batch_size": 64}}, tokenizer, identity)
+    claim_workdir(tmp_path, {"data": {"batch_size": 32}}, tokenizer, identity)
+    assert read_json(tmp_path / "config.json") == {"data": {"batch_size": 32}}
+    (tmp_path / "checkpoints/4").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds a run with config.data.batch_size = 32"):
+        claim_workdir(tmp_path, {"data": {"batch_size": 16}}, tokenizer, identity)

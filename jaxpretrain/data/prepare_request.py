@@ -75,11 +75,11 @@ def tokenizer_request(
         return {"file_sha256": load_tokenizer(file).sha256}, file
     if vocab_size < SMALLEST_VOCAB:
         raise UserError(
-            f"tokenizer vocab_size is {vocab_size}: special pieces, newline and bytes alone are "
+            f"tokenizer.vocab_size is {vocab_size}: special pieces, newline and bytes alone are "
             f"{SMALLEST_VOCAB}, and text needs some more"
         )
     if train_bytes < 1:
-        raise UserError(f"tokenizer train_bytes is {train_bytes}; it must be positive")
+        raise UserError(f"tokenizer.train_bytes is {train_bytes}; it must be positive")
     arguments = {"vocab_size": vocab_size, "kind": kind, "character_coverage": character_coverage}
     return {**arguments, "train_bytes": train_bytes}, ""
 

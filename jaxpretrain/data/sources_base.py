@@ -99,7 +99,8 @@ class InputRules:
         """Counts bad input in `skipped`, or raises UserError, as `on_error` says."""
         if self.on_error == "error":
             raise UserError(
-                f"{where}: {error.detail}; mend it, or set on_error='skip' to count it and go on"
+                f"{where}: {error.detail}; mend it, or set source.on_error=skip to count it and "
+                "go on"
             )
         skipped[error.reason] += 1
 

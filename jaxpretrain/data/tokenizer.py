@@ -290,16 +290,18 @@ def _explained(error: str, vocab_size: int) -> UserError:
     """What SentencePiece's trainer ran into, in the user's terms."""
     if found := re.search(r"too high \(\d+\).*<= (\d+)", error):
         return UserError(
-            f"vocab_size {vocab_size} is too large for this text, which gives at most "
-            f"{found[1]} pieces; lower vocab_size or add text"
+            f"tokenizer.vocab_size {vocab_size} is too large for this text, which gives at most "
+            f"{found[1]} pieces; lower it or add text"
         )
     if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", error):
         return UserError(
-            f"vocab_size {vocab_size} is too small: special pieces, bytes and this text's "
-            f"characters are {found[1]} pieces; raise vocab_size or lower character_coverage"
+            f"tokenizer.vocab_size {vocab_size} is too small: special pieces, bytes and this "
+            f"text's characters are {found[1]} pieces; raise it or lower "
+            "tokenizer.character_coverage"
         )
     if "sentences_.empty()" in error:
         return UserError("there is no text to train the tokenizer on")
     return UserError(
-        f"SentencePiece cannot train with vocab_size {vocab_size}: {error.splitlines()[0]}"
+        f"SentencePiece cannot train with tokenizer.vocab_size {vocab_size}: "
+        f"{error.splitlines()[0]}"
     )

@@ -15,7 +15,7 @@ class Facts(NamedTuple):
         config: the run's, nested.
         step: of the checkpoint.
         summary: ``summary.json`` of the run, or None while it is being trained.
-        tested: ``evaluation.json``, or None.
+        tested: ``evaluation.json``, or None; not told where it is not of the run's own objective.
         vectors: whether sentence-transformers reads it, too.
         left_out: parts that were trained and have no name there.
     """
@@ -111,7 +111,7 @@ def _source(source: Mapping[str, Any]) -> str:
 def _held_out(facts: Facts) -> list[tuple[str, str]]:
     """The numbers that were measured at the checkpoint's own step."""
     found = [facts.summary["eval"]] if facts.summary else []
-    found += [facts.tested] if facts.tested else []
+    found += [facts.tested] if facts.tested and not facts.tested.get("changed") else []
     rows = []
     for numbers in found:
         if numbers["step"] != facts.step:

@@ -166,7 +166,7 @@ class TestTextFiles:
         fails(TextFiles(path=str(path), document="line"), "a.txt:5:", "0xff at byte 6")
         small_parts(9)
         fails(TextFiles(path=str(path), document="paragraph"), "a.txt:5:", "0xff at byte 6")
-        fails(TextFiles(path=str(path)), "a.txt:5:", "0xff at byte 6", "on_error='skip'")
+        fails(TextFiles(path=str(path)), "a.txt:5:", "0xff at byte 6", "source.on_error=skip")
 
     def test_invalid_utf8_is_not_only_stray_bytes(self, tmp_path):
         path = tmp_path / "a.txt"
