@@ -111,6 +111,13 @@ def import_model(
         f"{workdir}: {theirs['model_type']} with {count:,} parameters, to train with "
         f"{pieces.objective.name}"
     )
+    sees = family_of(theirs).sees
+    if sees not in {part.visibility for part in pieces.objective.parts()}:
+        print(
+            f"  warning: in a {theirs['model_type']} attention is {sees}, and under "
+            f"{pieces.objective.name} it is {pieces.objective.visibility}: its weights are used to "
+            "the other"
+        )
     if anew:
         print(f"  not in the model, and so untrained: {', '.join(anew)}")
     print(f"  prepare and train with --config={workdir}/config.json")

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from jaxpretrain import __version__, compile_cache, huge_pages
 from jaxpretrain.errors import UserError
@@ -163,9 +164,17 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
+class Parser(argparse.ArgumentParser):
+    """One whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError."""
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
 def parser() -> argparse.ArgumentParser:
     """The options of each command; ``--config.KEY`` is taken out before."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="jaxpretrain",
         description="Pretrain one Transformer under any objective, and see what it learned.",
         epilog="Any key of the config can be set, for example --config.objective.mask_rate=0.3; "

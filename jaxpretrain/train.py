@@ -108,7 +108,8 @@ def run(config: ConfigDict, workdir: AnyPath, verify: bool, held: ExitStack) -> 
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     say(
         f"{workdir}: {objective.name}, {parameters:,} parameters, {jax.device_count()} "
-        f"{jax.devices()[0].platform} device(s), steps {start} to {stop}; compiling"
+        f"{jax.devices()[0].platform} device(s), "
+        + (f"steps {start} to {stop}; compiling" if start < stop else f"at step {stop} already")
     )
     trackers = partial(open_trackers, workdir=workdir, config=config.to_dict(), **config.track)
     log = open_log(workdir, start, trackers, still_ours)
@@ -125,9 +126,10 @@ def run(config: ConfigDict, workdir: AnyPath, verify: bool, held: ExitStack) -> 
     # never waits. The clock leaves out compilation, evaluation and saving.
     late, evaluated = None, None
     with clock.paused():
-        step_function = step_function.compile()
-        if balance:
-            balance.compile()
+        if step < stop:
+            step_function = step_function.compile()
+            if balance:
+                balance.compile()
         batches = stream(pieces, state, stop)
     if told.is_urgent:
         raise preempted(step, saved=False)

@@ -342,6 +342,14 @@ def test_what_the_user_cannot_have(bert, imported, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_a_model_that_is_to_see_otherwise_than_it_did(bert, imported, tmp_path, capsys):
+    assert "warning" not in imported[2]
+    with one_device():
+        import_model(bert[0], tmp_path / "run", overrides={"objective.name": "clm"})
+    warning = "warning: in a bert attention is full, and under clm it is causal"
+    assert warning in capsys.readouterr().out
+
+
 def test_gaps_and_losses_that_there_are_not(bert, gpt2):
     with pytest.raises(UserError, match=r"there is no \[MASK\] in 'x'"):
         load(bert[0]).gaps("x")

@@ -61,7 +61,7 @@ def comparison(results: Results) -> list[Any]:
     if any(c["best"] is not None for c in results["columns"]):
         notes.append(
             f"{BEST} best: better than each other group by a difference whose 95 % interval "
-            "leaves out 0 (paired by test rows)."
+            "leaves out 0 (paired by test rows; their own intervals may overlap all the same)."
         )
     apart: dict[str, list[str]] = {}
     for column in results["columns"]:
