@@ -1,8 +1,12 @@
 """The ``export`` command: a run's model as a folder that other libraries load."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from jaxpretrain.data.tokenizer import Tokenizer
 from jaxpretrain.errors import UserError
 from jaxpretrain.evaluation.scoring import enclosing
 from jaxpretrain.interop import sentence_transformers
@@ -62,25 +66,59 @@ def export(workdir: AnyPath, out: Path, *, which: str = "best") -> list[Path]:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out} holds something already: give another --out, or empty it")
     run, origin = opened(workdir, which), Origin.load(workdir)
+    _, objectives = family_of(run)
+    made = []
+    for name, part in parts_of(objectives, run.params, untrained(run, origin)).items():
+        try:
+            made.append(made_of(workdir, out / name, run, origin, part))
+        except UserError as error:
+            raise UserError(f"of the {name}: {error}" if name else str(error)) from None
+    for one in made:
+        write_model(one.folder, one.config, one.tensors)
+        for path, content in one.beside.items():
+            with access(f"write {one.folder}"):
+                (one.folder / path).parent.mkdir(parents=True, exist_ok=True)
+                write(one.folder / path, content)
+        print(one.said)
+    return [one.folder for one in made]
+
+
+class Made(NamedTuple):
+    """A folder that is to be written.
+
+    Attributes:
+        folder: where.
+        config: its ``config.json``.
+        tensors: by name.
+        beside: the other files by name.
+        said: what to tell the user.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    tensors: dict[str, np.ndarray]
+    beside: dict[str, str]
+    said: str
+
+
+def made_of(workdir: AnyPath, where: Path, run: Opened, origin: Origin | None, part: Part) -> Made:
+    """The folder of a part of a run; errors as for `export`."""
     family, objectives = family_of(run)
-    folders = []
-    for name, part in parts_of(objectives, run.params).items():
-        loader, kept = class_of(family, part.heads)
-        left_out = tuple(sorted(part.heads - set(kept)))
-        params = {group: tree for group, tree in part.params.items() if group not in left_out}
-        config, tensors = export_model(family, part.config, params)
-        where = out / name
-        write_model(where, config | {"architectures": [loader]} | ids(run, origin), tensors)
-        files = beside(workdir, run, origin, objectives, part, loader, left_out)
-        for path, content in files.items():
-            with access(f"write {where}"):
-                (where / path).parent.mkdir(parents=True, exist_ok=True)
-                write(where / path, content)
-        print(f"{where}: {loader}, {sum(t.size for t in tensors.values()):,} parameters")
-        if left_out:
-            print(f"  without {', '.join(left_out)}: no {family} of transformers has such a part")
-        folders.append(where)
-    return folders
+    loader, kept = class_of(family, part.heads)
+    left_out = tuple(sorted(part.heads - set(kept)))
+    params = {group: tree for group, tree in part.params.items() if group not in left_out}
+    config, tensors = export_model(family, part.config, params)
+    said = f"{where}: {loader}, {sum(t.size for t in tensors.values()):,} parameters"
+    if left_out:
+        said += f"\n  without {', '.join(left_out)}: no {family} of transformers has such a part"
+    config |= {"architectures": [loader]} | ids(run, origin)
+    files = beside(workdir, run, origin, objectives, part, loader, left_out)
+    return Made(where, config, tensors, files, said)
+
+
+def untrained(run: Opened, origin: Origin | None) -> frozenset[str]:
+    """Groups of parameters that are still as they were drawn: an imported model had them not."""
+    return frozenset(origin.untrained) if origin and run.step == 0 else frozenset()
 
 
 def family_of(run: Opened) -> tuple[str, list[Objective]]:
@@ -107,17 +145,27 @@ def family_of(run: Opened) -> tuple[str, list[Objective]]:
     return preset, alike
 
 
-def parts_of(objectives: list[Objective], params: dict) -> dict[str, Part]:
-    """The models that objectives have trained, by the folder that they go to."""
+def parts_of(
+    objectives: list[Objective], params: dict, untrained: Collection[str] = ()
+) -> dict[str, Part]:
+    """The models that objectives have trained, by the folder that they go to.
+
+    Args:
+        objectives: of the run.
+        params: of its checkpoint.
+        untrained: groups of them that are still as they were drawn.
+    """
     backbone = objectives[0].backbone
     samples = next((one.samples for one in objectives if one.samples), None)
     heads = params.keys() - backbone.axes().keys() - {"generator"}
     if any(one.token_term and not isinstance(one, RTD) for one in objectives):
         heads |= {"head"}  # which has no parameters of its own where all it does is tied
+    heads -= set(untrained)
     body = backbone.axes().keys() - {"head"} | heads
     main = {group: tree for group, tree in params.items() if group in body}
     found = {"": Part(backbone.config, main, frozenset(heads), samples)}
-    for rtd in (one for one in objectives if isinstance(one, RTD)):
+    has_generator = "generator" not in untrained
+    for rtd in (one for one in objectives if isinstance(one, RTD) and has_generator):
         own = params["generator"] | {group: params[group] for group in TIED if group in params}
         found["generator"] = Part(rtd.generator.config, own, frozenset({"head"}), "gaps")
     return found
@@ -128,10 +176,12 @@ def ids(run: Opened, origin: Origin | None) -> dict[str, Any]:
 
     One that only stands in for padding is not named: `transformers` would not train it.
     """
-    vocab = run.tokenizer.vocab
+    vocab, theirs = run.tokenizer.vocab, not isinstance(run.tokenizer, Tokenizer)
     names = ["pad", "bos", "eos"]
     if FAMILIES[run.config.model.preset].sees == "full":
-        names += ["cls", "sep"]
+        names = ["pad", "cls", "sep"] if theirs else [*names, "cls", "sep"]
+    elif theirs and run.objective.backbone.config.decoder_layers:
+        names = ["pad", "eos"]
     found = {f"{name}_token_id": getattr(vocab, name) for name in names}
     if run.objective.backbone.config.decoder_layers:
         found["decoder_start_token_id"] = vocab.pad
@@ -158,7 +208,7 @@ def beside(
         title=f"{workdir.name}: {config.model.preset}",
         origin=origin.folder if origin else "",
         loader=loader,
-        task="" if part.config.decoder_layers else task,
+        task=task if "head" in part.heads and not part.config.decoder_layers else "",
         config=config.to_dict(),
         step=run.step,
         summary=recorded(workdir / "summary.json"),
@@ -172,7 +222,9 @@ def beside(
         enclosing=enclosed(first),
         exactly=vectors is not None,
         has_types=part.config.token_types > 1,
-        model_max_length=longest,
+        # An imported model may have seen longer texts than it was trained with here.
+        model_max_length=max(longest, part.config.max_length) if origin else longest,
+        said=origin.tokenizer if origin else {},
     )
     if vectors is not None:
         found |= sentence_transformers.files(

@@ -19,6 +19,7 @@ from jaxpretrain.interop.huggingface import (
     HOW,
     family_of,
     import_params,
+    not_used,
     read_model,
     settings,
     switches,
@@ -76,7 +77,6 @@ def import_model(
         if (workdir / "run.json").exists():
             raise UserError(f"{workdir} holds a run already: give another --workdir")
     tokenizer = FastTokenizer.from_folder(folder, size=ours.vocab_size)
-    origin = Origin.of(folder, theirs)
     start, pad = theirs.get("decoder_start_token_id"), tokenizer.vocab.pad
     if start not in (None, pad):
         raise UserError(
@@ -98,6 +98,10 @@ def import_model(
             f"a generator is a part of rtd, and the objective is {pieces.objective.name}: leave "
             "--generator out, or set --config.objective.name=rtd"
         )
+    anew = set(pieces.abstract.params.keys() - found.keys())
+    if not any(part.token_term and not isinstance(part, RTD) for part in pieces.objective.parts()):
+        anew -= {"head"}  # which is there, and nothing trains it
+    origin = Origin.of(folder, theirs, sorted(pieces.abstract.params.keys() - found.keys()))
     with sole_use(workdir):
         identity = {"tokenizer": tokenizer.sha256, "token store": OPEN}
         claim_workdir(workdir, config.to_dict(), tokenizer, identity)
@@ -105,7 +109,6 @@ def import_model(
         checkpoints = Checkpoints(workdir / "checkpoints", pieces.placement)
         checkpoints.save(first_state(pieces, found))
         checkpoints.close()
-    anew = sorted(pieces.abstract.params.keys() - found.keys())
     count = sum(leaf.size for leaf in jax.tree.leaves(found))
     print(
         f"{workdir}: {theirs['model_type']} with {count:,} parameters, to train with "
@@ -119,7 +122,10 @@ def import_model(
             "the other"
         )
     if anew:
-        print(f"  not in the model, and so untrained: {', '.join(anew)}")
+        print(f"  not in the model, and so untrained: {', '.join(sorted(anew))}")
+    if left := not_used(theirs, tensors, found):
+        more = f" and {len(left) - 5} more" if len(left) > 5 else ""
+        print(f"  in the model, and not used here: {', '.join(left[:5])}{more}")
     print(f"  prepare and train with --config={workdir}/config.json")
 
 

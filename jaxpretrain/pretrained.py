@@ -135,7 +135,9 @@ def load(folder: str | Path) -> Pretrained:
     theirs, tensors = read_model(folder)
     family = family_of(theirs)
     if family.preset == "t5":
-        raise UserError("a t5 reads one text and writes another: import it, and use score on it")
+        raise UserError(
+            "a t5 reads one text and writes another: import it, and give score the --workdir"
+        )
     config, params = import_model(theirs, tensors)
     config = replace(config, dtype="float32")
     tokenizer = FastTokenizer.from_folder(folder, size=config.vocab_size)

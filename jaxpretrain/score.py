@@ -4,10 +4,11 @@ import math
 from collections.abc import Callable
 
 from jaxpretrain.errors import UserError
-from jaxpretrain.evaluation import scoring
+from jaxpretrain.evaluation import scoring, scoring_spans
 from jaxpretrain.objectives.base import Objective
 from jaxpretrain.objectives.contrastive import Contrastive
 from jaxpretrain.objectives.nsp import NSP
+from jaxpretrain.objectives.span_corruption import Denoiser
 from jaxpretrain.reopen import opened
 from jaxpretrain.storage import AnyPath
 
@@ -15,7 +16,8 @@ from jaxpretrain.storage import AnyPath
 def score(workdir: AnyPath, texts: list[str], *, which: str = "best", top: int = 5) -> list[str]:
     """Scores one text or two with a run's checkpoint and prints it; needs no token store.
 
-    One text with ``[MASK]`` has its gaps filled in; one without is scored token by token. Two texts
+    One text with ``[MASK]`` has its gaps filled in, by tokens or by spans, as the objective has it;
+    one without is scored token by token. Two texts
     are a pair (next sentence, sentence order) or compared (contrastive objectives).
 
     Args:
@@ -54,6 +56,9 @@ def chosen(objectives: list[Objective], texts: list[str]) -> tuple[Objective, Ca
                 return one, _pair
             if isinstance(one, Contrastive):
                 return one, _similarity
+        elif isinstance(one, Denoiser):
+            if masked:
+                return one, _spans
         elif one.samples == "gaps":
             return one, _gaps if masked else _masked
         elif one.samples == "continuations" and one.visibility == "causal" and not masked:
@@ -63,7 +68,8 @@ def chosen(objectives: list[Objective], texts: list[str]) -> tuple[Objective, Ca
     what += f" with {scoring.MASK}" if masked and len(texts) == 1 else ""
     raise UserError(
         f"a run of {names} has nothing to say of {what}: masked objectives take one text (with "
-        f"{scoring.MASK} for gaps), causal ones a text without, pair and contrastive ones two"
+        f"{scoring.MASK} for gaps), those of spans one with {scoring.MASK}, causal ones a text "
+        "without, pair and contrastive ones two"
     )
 
 
@@ -73,6 +79,15 @@ def _gaps(*asked, length: int, top: int) -> list[str]:
     for number, candidates in enumerate(found, start=1):
         lines.append(f"gap {number}" if len(found) > 1 else "gap")
         lines += [f"  {p:6.1%}  {piece}" for piece, p in candidates]
+    return lines
+
+
+def _spans(*asked, length: int, top: int) -> list[str]:
+    lines = []
+    found = scoring_spans.spans(*asked, length=length, top=top)
+    for number, span in enumerate(found, start=1):
+        lines.append(f"gap {number}: {span.text!r}, which begins with one of")
+        lines += [f"  {p:6.1%}  {piece}" for piece, p in span.first]
     return lines
 
 

@@ -190,6 +190,14 @@ def test_what_has_no_equivalent_is_refused(preset, objective, model, message, to
     assert not (tmp_path / "out").exists()
 
 
+def test_an_export_that_is_refused_writes_nothing(tokenizer, tmp_path):
+    """A BERT that was trained as ELECTRA is: the generator is narrower than a BERT can be."""
+    make_run(tmp_path / "run", tokenizer, "bert", "rtd")
+    with pytest.raises(UserError, match="of the generator: model.embedding_width is "):
+        export(tmp_path / "run", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_nothing_is_written_over(exported, tmp_path, capsys):
     run, _, _, _ = exported("gpt2")
     (tmp_path / "out").mkdir()

@@ -22,6 +22,7 @@ from jaxpretrain.export import export
 from jaxpretrain.import_model import import_model, sections
 from jaxpretrain.interop.folder import Tensors, write_model
 from jaxpretrain.interop.huggingface import export_model, settings
+from jaxpretrain.interop.origin import Origin
 from jaxpretrain.main import main
 from jaxpretrain.models.config import TransformerConfig
 from jaxpretrain.models.presets import PRESETS
@@ -146,7 +147,7 @@ def test_an_export_of_what_was_only_imported_claims_no_training(bert, imported, 
 
 
 def test_what_a_folder_says_beside_the_model_is_exported_again(gpt2, tmp_path, capsys):
-    """Several ends of a text, none for padding, and how a conversation is written."""
+    """Several ends of a text, none for padding, and how texts are given to the model."""
     folder = shutil.copytree(gpt2, tmp_path / "gpt2")
 
     def add(name, more):
@@ -156,7 +157,10 @@ def test_what_a_folder_says_beside_the_model_is_exported_again(gpt2, tmp_path, c
 
     add("config.json", {"eos_token_id": [500, 3], "bos_token_id": 500})
     add("generation_config.json", {"eos_token_id": [500, 3], "temperature": 0.6})
-    add("tokenizer_config.json", {"chat_template": "{{ messages }}"})
+    templates = [{"name": "default", "template": "{{ messages }}"}]
+    said = {"chat_template": templates, "padding_side": "left", "model_max_length": 77}
+    add("tokenizer_config.json", said)
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
     with one_device():
         import_model(folder, tmp_path / "run")
     export(tmp_path / "run", tmp_path / "out")
@@ -165,6 +169,11 @@ def test_what_a_folder_says_beside_the_model_is_exported_again(gpt2, tmp_path, c
     generation = json.loads((tmp_path / "out/generation_config.json").read_text())
     assert generation == {"eos_token_id": [500, 3], "temperature": 0.6}
     assert (tmp_path / "out/chat_template.jinja").read_text() == "{{ messages }}"
+    config = json.loads((tmp_path / "out/tokenizer_config.json").read_text())
+    assert {key: config[key] for key in said} == said
+    # What only stands in for a role is not named for it: padding would never be learned there.
+    named = {key: value for key, value in config.items() if key.endswith("_token")}
+    assert named == {f"{role}_token": "<|endoftext|>" for role in ("bos", "eos", "unk")}
     add("config.json", {"decoder_start_token_id": 4})
     assert main(["import", f"--model={folder}", f"--workdir={tmp_path}/other"]) == 2
     assert "decoder_start_token_id is 4 in " in capsys.readouterr().err
@@ -232,7 +241,7 @@ def test_electra_is_imported_with_its_generator(electra, tmp_path, capsys):
     moved = shutil.copytree(electra / "out", tmp_path / "out")
     apart = shutil.move(moved / "generator", tmp_path / "small")
     import_model(moved, tmp_path / "run", generator=apart)
-    assert "not in the model, and so untrained: head\n" in capsys.readouterr().out
+    assert "not in the model" not in capsys.readouterr().out
     again = opened(tmp_path / "run", "latest")
     del again.params["head"]  # which the discriminator has no use for
     assert again.objective.generator.config.width == first.objective.generator.config.width
@@ -242,7 +251,7 @@ def test_electra_is_imported_with_its_generator(electra, tmp_path, capsys):
     assert again.tokenizer.encode_gaps(text, "[MASK]") == ids
     # What is missing starts anew.
     import_model(moved, tmp_path / "alone", overrides={"objective.generator_size": "0.5"})
-    assert "not in the model, and so untrained: generator, head" in capsys.readouterr().out
+    assert "not in the model, and so untrained: generator\n" in capsys.readouterr().out
 
 
 def test_generators_of_other_models(electra, tmp_path, capsys):
@@ -348,6 +357,33 @@ def test_a_model_that_is_to_see_otherwise_than_it_did(bert, imported, tmp_path, 
         import_model(bert[0], tmp_path / "run", overrides={"objective.name": "clm"})
     warning = "warning: in a bert attention is full, and under clm it is causal"
     assert warning in capsys.readouterr().out
+
+
+def test_parts_that_were_drawn_at_random_are_not_exported_as_the_models(copied, tmp_path, capsys):
+    folder, _, tensors = copied
+    body = {name: value for name, value in tensors.items() if name.startswith("bert.")}
+    save_file(body | {"classifier.weight": np.zeros((2, 24))}, folder / "model.safetensors")
+    with one_device():
+        import_model(folder, tmp_path / "run")
+    said = capsys.readouterr().out
+    assert "not in the model, and so untrained: head\n" in said
+    assert "in the model, and not used here: classifier\n" in said
+    export(tmp_path / "run", tmp_path / "out")
+    assert f"{tmp_path}/out: BertModel, " in capsys.readouterr().out
+    assert not any(name.startswith("cls.") for name in Tensors(tmp_path / "out"))
+    assert "pipeline_tag" not in (tmp_path / "out/README.md").read_text()
+    with pytest.raises(UserError, match="no part that predicts tokens"):
+        load(folder)
+
+
+def test_a_model_in_the_hubs_cache_has_its_name(tmp_path):
+    folder = tmp_path / "models--some--model/snapshots/0123abc"
+    folder.mkdir(parents=True)
+    assert Origin.of(folder, {}).folder == "some/model"
+    assert Origin.of(folder.parent, {}).folder == "snapshots"
+    (tmp_path / "imported.json").write_text('{"from": "x"}')
+    with pytest.raises(UserError, match="imported.json is damaged: import the model again"):
+        Origin.load(tmp_path)
 
 
 def test_gaps_and_losses_that_there_are_not(bert, gpt2):

@@ -203,15 +203,16 @@ class Tokenizer(AnyTokenizer):
         """See `AnyTokenizer`."""
         return [p.replace(_SPACE, " ").strip() or repr(p) for p in self.pieces(ids)]
 
-    def encode_gaps(self, text: str, gap: str) -> list[int]:
+    def encode_gaps(self, text: str, gap: str, fills: Sequence[int] = ()) -> list[int]:
         """See `AnyTokenizer`."""
         first, *others = re.split(f" *{re.escape(gap)}", text)
         ids = self.encode(first)
         # A text begins with a space of the tokenizer's own, and what is behind a gap is no
         # beginning: it is encoded behind a character that is in no piece.
         lead = len(self.encode(_SPACE))
-        for part in others:
-            ids += [self.vocab.mask, *self.encode(_SPACE + part)[lead:]]
+        fills = fills or [self.vocab.mask] * len(others)
+        for fill, part in zip(fills, others, strict=True):
+            ids += [fill, *self.encode(_SPACE + part)[lead:]]
         return ids
 
     def locate(self, texts: Sequence[str]) -> list[Located]:

@@ -68,8 +68,14 @@ class AnyTokenizer(ABC):
         """
 
     @abstractmethod
-    def encode_gaps(self, text: str, gap: str) -> list[int]:
-        """Encodes one text in which `gap` stands for one hidden token and the space before it."""
+    def encode_gaps(self, text: str, gap: str, fills: Sequence[int] = ()) -> list[int]:
+        """Encodes one text in which `gap` stands for what is hidden and the space before it.
+
+        Args:
+            text: with gaps or without.
+            gap: what stands for one.
+            fills: the special ids that the gaps become, one for each; none: each becomes the mask.
+        """
 
     @abstractmethod
     def locate(self, texts: Sequence[str]) -> list[Located]:

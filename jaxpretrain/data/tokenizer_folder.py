@@ -113,10 +113,15 @@ def read_file(file: AnyPath) -> tuple[dict, dict]:
 
     The classes of BERT, GPT-2 and T5 set a part of it themselves, from ``tokenizer_config.json`` or
     by what is usual for them, whatever the file says. The class is that of the model's
-    ``config.json`` where the other names none; of any other the file is as it is.
+    ``config.json`` where the other names none; of any other the file is as it is. Tokens that only
+    ``tokenizer_config.json`` has are added.
     """
     content, settings = json_object(file), settings_in(file.parent)
     kind = _class(settings) or _OF_MODELS.get(_model_config(file.parent).get("model_type"), "")
+    known = {token["content"] for token in content.get("added_tokens", [])}
+    more = {token["content"] for token in (settings.get("added_tokens_decoder") or {}).values()}
+    if more - known:
+        content = _added(opened(content, f"the tokenizer {file}"), file.parent, settings)
     if kind in _WORDPIECE:
         lowered = {"lowercase": settings.get("do_lower_case", True)}
         lowered["strip_accents"] = settings.get("strip_accents")
@@ -173,7 +178,7 @@ def _named(settings: dict, role: str) -> str:
 
 def _class(settings: dict) -> str:
     """The name of the tokenizer's class, without what all of them end in."""
-    return (settings.get("tokenizer_class") or "").removesuffix("Fast").removesuffix("Tokenizer")
+    return str(settings.get("tokenizer_class") or "").removesuffix("Fast").removesuffix("Tokenizer")
 
 
 def settings_in(folder: AnyPath) -> dict:
@@ -234,7 +239,9 @@ def roles(content: dict, vocab: dict[str, int], settings: dict, name: str) -> di
 
 
 def _content(token: Any) -> str | None:
-    return token.get("content") if isinstance(token, dict) else token
+    """The piece that a role names, as a string or in an object."""
+    found = token.get("content") if isinstance(token, dict) else token
+    return found if isinstance(found, str) else None
 
 
 def _wordpiece(file: AnyPath, settings: dict) -> Any:

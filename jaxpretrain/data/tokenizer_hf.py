@@ -141,12 +141,15 @@ class FastTokenizer(AnyTokenizer):
         unk = self._roles["unk"]
         return ids if unk is None else np.where(self._is_special[ids], np.int32(unk), ids)
 
-    def encode_gaps(self, text: str, gap: str) -> list[int]:
-        """See `AnyTokenizer`: as the library reads a text with its own mask piece."""
+    def encode_gaps(self, text: str, gap: str, fills: Sequence[int] = ()) -> list[int]:
+        """See `AnyTokenizer`: as the library reads a text with its own special pieces."""
         mask = self._roles["mask"]
-        if mask is None or gap not in text:
+        if gap not in text or (mask is None and not fills):
             return self.encode(text)
-        return self._typed.encode(text.replace(gap, self._pieces[mask])).ids
+        first, *others = text.split(gap)
+        fills = fills or [mask] * len(others)
+        parts = (self._pieces[i] + part for i, part in zip(fills, others, strict=True))
+        return self._typed.encode(first + "".join(parts)).ids
 
     def enclosed(self, text: str, gap: str) -> list[int]:
         """Encodes one text as the library does for the model: with what its post-processor puts

@@ -63,7 +63,7 @@ def read_modernbert(config: Mapping[str, Any]) -> dict[str, Any]:
     both = {kind: _dict(ropes, kind) for kind in (WHOLE, LOCAL)}
     for rope in (*both.values(), _dict(config, "rope_scaling")):
         _kind_of(rope, ("default",))
-    every = config.get("global_attn_every_n_layers") or 3
+    every = _whole(config, "global_attn_every_n_layers", 3)
     kinds = config.get("layer_types")
     if kinds and kinds != layer_types(len(kinds), every):
         every = next((n for n, kind in enumerate(kinds) if n and kind == WHOLE), len(kinds))
@@ -72,17 +72,22 @@ def read_modernbert(config: Mapping[str, Any]) -> dict[str, Any]:
                 f"layer_types is {', '.join(kinds)} in the model's config.json: only whole layers "
                 "('full_attention') at equal distances, the first among them, can be imported"
             )
-    window = config.get("local_attention", 128) // 2
+    local = _whole(config, "local_attention", 128)
+    window = local // 2
     if config.get("sliding_window", window) != window:
         raise UserError(
             f"sliding_window is {config['sliding_window']} in the model's config.json, and "
-            f"local_attention, which is twice as much, {config.get('local_attention', 128)}: "
-            "delete the one that is wrong"
+            f"local_attention, which is twice as much, {local}: delete the one that is wrong"
         )
+    base = _base(config, both[WHOLE], "global_rope_theta", 160_000.0)
+    null = "local_rope_theta" in config and config["local_rope_theta"] is None
     return {
         **config,
-        "global_rope_theta": _base(config, both[WHOLE], "global_rope_theta", 160_000.0),
-        "local_rope_theta": _base(config, both[LOCAL], "local_rope_theta", 10_000.0),
+        "global_rope_theta": base,
+        # A null is not absent: it stands for the other one.
+        "local_rope_theta": _base(
+            config, both[LOCAL], "local_rope_theta", base if null else 10_000.0
+        ),
         "local_window": window if every > 1 else 0,
         "global_attn_every_n_layers": every,
     }
@@ -112,7 +117,7 @@ def read_t5(config: Mapping[str, Any]) -> dict[str, Any]:
 
     A tied head scales what it reads if nothing else is said, and one of its own does not.
     """
-    kind = config.get("feed_forward_proj", "relu")
+    kind = str(config.get("feed_forward_proj", "relu"))
     named = config.get("dense_act_fn")
     if named not in (None, DENSE_ACT.get(kind, named)):
         raise UserError(
@@ -133,7 +138,7 @@ def read_t5(config: Mapping[str, Any]) -> dict[str, Any]:
         "feed_forward_proj": kind,
         "activation": FEED_FORWARD.get(kind),
         "tie_word_embeddings": tied,
-        "head_scale": config.get("d_model", 1) ** -0.5 if scaled else 1.0,
+        "head_scale": _whole(config, "d_model", 512) ** -0.5 if scaled else 1.0,
     }
 
 
@@ -175,6 +180,16 @@ def _dict(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return found
 
 
+def _whole(config: Mapping[str, Any], key: str, otherwise: int) -> int:
+    """A number above 0, or what it is where there is none; raises UserError for all else."""
+    found = config.get(key, otherwise)
+    if not isinstance(found, int) or found < 1:
+        raise UserError(
+            f"{key} is {found!r} in the model's config.json: it must be a whole number above 0"
+        )
+    return found
+
+
 def _kind_of(rope: Mapping[str, Any], allowed: tuple[str, ...]) -> str:
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in allowed:
@@ -186,7 +201,13 @@ def _kind_of(rope: Mapping[str, Any], allowed: tuple[str, ...]) -> str:
 
 
 def _base(config: Mapping[str, Any], rope: Mapping[str, Any], key: str, otherwise: float) -> float:
-    return rope.get("rope_theta") or config.get(key) or otherwise
+    inner, outer = rope.get("rope_theta"), config.get(key)
+    if inner and outer and inner != outer:
+        raise UserError(
+            f"{key} is {outer} in the model's config.json, and {inner} in its rope_parameters or "
+            "rope_scaling: delete the one that is wrong"
+        )
+    return inner or outer or otherwise
 
 
 def _plain(base: float) -> dict[str, Any]:

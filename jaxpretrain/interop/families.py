@@ -52,6 +52,7 @@ _SIZES = {
     "mlp_width": ("intermediate_size",),
     "max_length": ("max_position_embeddings",),
     "init_scale": ("initializer_range",),
+    "tied_embeddings": ("tie_word_embeddings",),
 }
 _BERT_SIZES = _SIZES | {
     "token_types": ("type_vocab_size",),
@@ -60,11 +61,10 @@ _BERT_SIZES = _SIZES | {
     "attention_dropout": ("attention_probs_dropout_prob",),
 }
 _BERT_OPTIONS = {
-    "hidden_act": ("gelu",),
+    "hidden_act": ("gelu", "gelu_python", None),
     "position_embedding_type": ("absolute", None),
     "is_decoder": (False, None),
     "add_cross_attention": (False, None),
-    "tie_word_embeddings": (True, None),
 }
 
 FAMILIES = {
@@ -114,13 +114,13 @@ FAMILIES = {
             "dropout": ("resid_pdrop", "embd_pdrop"),
             "attention_dropout": ("attn_pdrop",),
             "init_scale": ("initializer_range",),
+            "tied_embeddings": ("tie_word_embeddings",),
         },
         {
-            "activation_function": ("gelu_new",),
+            "activation_function": ("gelu_new", "gelu_pytorch_tanh", None),
             "scale_attn_weights": (True, None),
             "scale_attn_by_inverse_layer_idx": (False, None),
             "add_cross_attention": (False, None),
-            "tie_word_embeddings": (True, None),
         },
         tables.gpt2_table(),
         (("transformer.wte.weight", "lm_head.weight"),),
@@ -136,12 +136,11 @@ FAMILIES = {
             "head_width": ("head_dim",),
             "norm_epsilon": ("rms_norm_eps",),
             "attention_dropout": ("attention_dropout",),
-            "tied_embeddings": ("tie_word_embeddings",),
             "rotary_base": ("rope_theta",),
             **{ours: (ours,) for ours in config_json.LLAMA3},
         },
         {
-            "hidden_act": ("silu",),
+            "hidden_act": ("silu", None),
             "attention_bias": (False, None),
             "mlp_bias": (False, None),
         },
@@ -181,7 +180,6 @@ FAMILIES = {
             "norm_bias": (False, None),
             "attention_bias": (False, None),
             "mlp_bias": (False, None),
-            "tie_word_embeddings": (True, None),
         },
         tables.modernbert_table(),
         (("model.embeddings.tok_embeddings.weight", "decoder.weight"),),

@@ -17,6 +17,7 @@ INDEX = "model.safetensors.index.json"
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 # What TensorFlow called the scale and the bias of a norm, and BERT's first checkpoints still do.
 OLD_NAMES = {"weight": "gamma", "bias": "beta"}
+NEW_NAMES = {old: new for new, old in OLD_NAMES.items()}
 
 
 class Tensors(Mapping):
@@ -124,7 +125,7 @@ def _files(folder: Path) -> dict[str, str]:
         found = json_object(folder / INDEX).get("weight_map")
         if not isinstance(found, dict) or not found:
             raise UserError(f"{folder / INDEX} is damaged: it has no weight_map")
-        missing = sorted({file for file in found.values() if not (folder / file).is_file()})
+        missing = sorted({f for f in map(str, found.values()) if not (folder / f).is_file()})
         if missing:
             raise UserError(f"{folder} is incomplete: {', '.join(missing)} of its index is missing")
         return found

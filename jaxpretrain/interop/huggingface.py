@@ -3,8 +3,9 @@
 What a family is, is said in `families.py`; here is what is done with it.
 """
 
+import re
 from collections import ChainMap
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from jaxpretrain.errors import UserError
 from jaxpretrain.interop.families import FAMILIES, Family
-from jaxpretrain.interop.folder import Tensors, read_config
+from jaxpretrain.interop.folder import NEW_NAMES, Tensors, read_config
 from jaxpretrain.interop.tensors import flat, to_ours, to_theirs
 from jaxpretrain.models.config import TransformerConfig
 from jaxpretrain.models.presets import PRESETS
@@ -22,6 +23,10 @@ from jaxpretrain.models.transformer import Backbone
 
 # How it is computed, which is not a part of what it is.
 HOW = ("dtype", "attention", "scan_layers", "remat", "loss_block")
+# What is dropped in training is no part of it either: a family may have fewer rates for it.
+DROPPED = ("dropout", "attention_dropout")
+# What files have beside parameters.
+BUFFERS = ("position_ids", "inv_freq", "attn.bias", "attn.masked_bias", "token_type_ids")
 
 
 def read_model(folder: Path) -> tuple[Mapping[str, Any], Tensors]:
@@ -55,6 +60,13 @@ def import_model(
     family = family_of(config)
     ours = switches(family.settled(config, tensors))
     shapes = jax.eval_shape(Backbone(ours).init, jax.random.key(0))
+    head = [line for line in family.table if line.ours[0].startswith("head/")]
+    head = [line.theirs for line in head if line.holds(dict(flat(shapes)).keys())]
+    if head and not any(name in tensors for name in head):
+        raise UserError(
+            f"the model has no part that predicts tokens, such as {head[0]}: it is no "
+            f"{family.classes['head',]}"
+        )
     return ours, to_ours(family.table, by_one_name(family, tensors, shapes), shapes)
 
 
@@ -119,6 +131,31 @@ def by_one_name(
     return ChainMap(found, tensors)
 
 
+def not_used(
+    config: Mapping[str, Any], tensors: Iterable[str], found: Mapping[str, Any]
+) -> list[str]:
+    """The parts of a Hugging Face model that are no parameter of what was made of it, sorted.
+
+    Args:
+        config: its ``config.json``.
+        tensors: their names.
+        found: our parameters, nested.
+    """
+    family, paths = family_of(config), dict(flat(found)).keys()
+    used = {line.theirs for line in family.table if line.holds(paths)}
+    used |= {other for _, other in family.twins}
+    left = set()
+    for stored in tensors:
+        front, _, last = stored.rpartition(".")
+        renamed = f"{front}.{NEW_NAMES.get(last, last)}"
+        # A model without a head lacks what the names of others begin with.
+        names = {renamed, family.base + renamed}
+        names |= {re.sub(r"\.\d+\.", ".{}.", name, count=1) for name in names}
+        if not stored.endswith(BUFFERS) and not names & used:
+            left.add(front)
+    return sorted(left)
+
+
 def export_model(
     name: str, config: TransformerConfig, params: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -140,6 +177,9 @@ def export_model(
     if config.tied_embeddings and not written.get("tie_word_embeddings", True):
         shared, head = family.twins[-1]
         tensors[head] = tensors[shared]
+    if not config.tied_embeddings:  # then transformers 5 ties no bias either
+        pairs = [pair for pair in family.twins if pair[1].endswith("bias")]
+        tensors |= {other: tensors[name] for name, other in pairs if name in tensors}
     return written, tensors
 
 
@@ -217,7 +257,7 @@ def settings(name: str, config: TransformerConfig) -> dict[str, Any]:
         "embedding_width": config.width,
     }
     written: dict[str, Any] = {"model_type": name}
-    free = {*HOW, *family.sizes}
+    free = {*HOW, *DROPPED, *family.sizes}
     for ours, theirs in family.sizes.items():
         value = derived.get(ours, getattr(config, ours))
         if value == 0 and ours in ("token_types", "decoder_layers"):
@@ -226,7 +266,7 @@ def settings(name: str, config: TransformerConfig) -> dict[str, Any]:
                 "exported as one"
             )
         for key in theirs:
-            if written.setdefault(key, value) != value:
+            if written.setdefault(key, value) != value and ours not in DROPPED:
                 raise UserError(
                     f"model.{ours} is {value}, and a Hugging Face {name} has {key} for it, which "
                     f"is {written[key]} already: make the two the same"
@@ -257,8 +297,9 @@ def _in_use(name: str, config: TransformerConfig) -> bool:
 
 
 def _family(name: Any) -> Family:
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise UserError(
-            f"the model type is {name!r}: it must be one of {', '.join(sorted(FAMILIES))}"
+            f"model_type is {name!r} in the model's config.json: it must be one of "
+            f"{', '.join(sorted(FAMILIES))}"
         )
     return FAMILIES[name]

@@ -1,46 +1,57 @@
 """What a run keeps of the Hugging Face folder that it was imported from, for its export."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxpretrain.data.tokenizer_folder import settings_in
 from jaxpretrain.errors import UserError
 from jaxpretrain.storage import AnyPath, access, json_object, write
 
 FILE = "imported.json"
 GENERATION, TEMPLATE = "generation_config.json", "chat_template.jinja"
-SETTINGS = "tokenizer_config.json"
+KEPT = (
+    *(f"{role}_token" for role in ("pad", "unk", "bos", "eos", "cls", "sep", "mask")),
+    *("additional_special_tokens", "extra_special_tokens", "model_max_length", "padding_side"),
+    *("truncation_side", "chat_template"),
+)
 
 
 class Origin(NamedTuple):
     """What training changes nothing of.
 
     Attributes:
-        folder: its name.
+        folder: its name; of the hub's cache that of the model.
+        untrained: groups of our parameters that it did not have, and that began at random.
         ids: what ``config.json`` says of the ids of pieces, which may be several, or null.
+        tokenizer: what ``tokenizer_config.json`` says of how texts are given to the model.
         generation: ``generation_config.json``, or None.
-        chat_template: the template of a conversation, or None.
+        chat_template: ``chat_template.jinja``, or None.
     """
 
     folder: str
+    untrained: Sequence[str]
     ids: Mapping[str, Any]
-    generation: Mapping[str, Any] | None = None
-    chat_template: str | None = None
+    tokenizer: Mapping[str, Any]
+    generation: Mapping[str, Any] | None
+    chat_template: str | None
 
     @classmethod
-    def of(cls, folder: Path, config: Mapping[str, Any]) -> "Origin":
+    def of(cls, folder: Path, config: Mapping[str, Any], untrained: Sequence[str] = ()) -> "Origin":
         """What is in a folder with that ``config.json``; UserError where it cannot be read."""
         with access(f"read the model {folder}"):
             there = {p.name: p for p in folder.iterdir()}
             generation = json_object(there[GENERATION]) if GENERATION in there else None
-            said = json_object(there[SETTINGS]) if SETTINGS in there else {}
-            template = said.get("chat_template")
+            said = settings_in(folder)
+            template = None
             if TEMPLATE in there:
                 template = there[TEMPLATE].read_bytes().decode(errors="replace")
+        if str(said.get("tokenizer_class")).startswith("Llama"):
+            said = {"padding_side": "left"} | said  # as that class has it
+        tokenizer = {key: said[key] for key in KEPT if key in said}
         ids = {key: value for key, value in config.items() if key.endswith("_token_id")}
-        one = template if isinstance(template, str) else None  # of several none is the usual one
-        return cls(folder.resolve().name, ids, generation, one)
+        return cls(name_of(folder), list(untrained), ids, tokenizer, generation, template)
 
     def save(self, workdir: AnyPath) -> None:
         """Writes it into a run's folder."""
@@ -66,3 +77,12 @@ class Origin(NamedTuple):
         if self.chat_template is not None:
             found[TEMPLATE] = self.chat_template
         return found
+
+
+def name_of(folder: Path) -> str:
+    """What to call the model of a folder: in the hub's cache the folder's own name is a hash."""
+    folder = folder.absolute()
+    cached = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and cached.startswith("models--"):
+        return cached.removeprefix("models--").replace("--", "/")
+    return folder.resolve().name

@@ -13,6 +13,7 @@ def bert_table() -> list[Tensor]:
         *_dense(f"{head}.transform.dense", "head/transform"),
         *_norm(f"{head}.transform.LayerNorm", "head/norm"),
         Tensor(f"{head}.bias", ("head/bias",), "vector"),
+        Tensor(f"{head}.decoder.weight", ("head/kernel",), "turned"),
         *_dense("bert.pooler.dense", "pair_head/pooler"),
         *_dense("cls.seq_relationship", "pair_head/scores"),
         # SimCSE's projection is what BERT calls its pooler.
@@ -29,6 +30,7 @@ def electra_table() -> list[Tensor]:
         *_dense(f"{head}.dense", "head/transform"),
         *_norm(f"{head}.LayerNorm", "head/norm"),
         Tensor("generator_lm_head.bias", ("head/bias",), "vector"),
+        Tensor("generator_lm_head.weight", ("head/kernel",), "turned"),
         *_dense(f"{judge}.dense", "discriminator_head/dense"),
         *_dense(f"{judge}.dense_prediction", "discriminator_head/score"),
     ]
@@ -50,6 +52,7 @@ def gpt2_table() -> list[Tensor]:
         *_dense(f"{at}.mlp.c_fc", f"{BLOCKS}/mlp/up", layout="matrix"),
         *_dense(f"{at}.mlp.c_proj", f"{BLOCKS}/mlp/down", layout="matrix"),
         *_norm("transformer.ln_f", "stack/final_norm"),
+        Tensor("lm_head.weight", ("head/kernel",), "turned"),
     ]
 
 
@@ -120,6 +123,7 @@ def modernbert_table() -> list[Tensor]:
         *_dense("head.dense", "head/transform"),
         *_scale("head.norm", "head/norm"),
         Tensor("decoder.bias", ("head/bias",), "vector"),
+        Tensor("decoder.weight", ("head/kernel",), "turned"),
     ]
 
 

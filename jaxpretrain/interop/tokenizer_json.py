@@ -11,6 +11,7 @@ is encoded as it is on its own.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from jaxpretrain.data import model_file
@@ -34,13 +35,18 @@ _NEWLINE = {"unigram": "\n ", "bpe": "<0x0A> "}  # of BPE's pieces, each is made
 
 
 def tokenizer_files(
-    tokenizer: AnyTokenizer, *, exactly: bool = False, **settings: Any
+    tokenizer: AnyTokenizer,
+    *,
+    exactly: bool = False,
+    said: Mapping[str, Any] | None = None,
+    **settings: Any,
 ) -> dict[str, str]:
     """The files that ``transformers.AutoTokenizer`` reads; a tokenizer of theirs is as it was.
 
     Args:
         tokenizer: of a run.
         exactly: that of theirs is to enclose a text as `settings` say, not as it did.
+        said: of theirs, keys of its ``tokenizer_config.json`` that count, if it was read with one.
         settings: see `fast_tokenizer`.
 
     Raises:
@@ -49,16 +55,13 @@ def tokenizer_files(
     if isinstance(tokenizer, Tokenizer):
         return fast_tokenizer(tokenizer, **settings)
     assert isinstance(tokenizer, FastTokenizer)
-    vocab = tokenizer.vocab
-    ids = {
-        name: getattr(vocab, name) for name in ("pad", "unk", "bos", "eos", "cls", "sep", "mask")
-    }
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        **{f"{n}_token": tokenizer.pieces([i])[0] for n, i in ids.items() if i is not None},
         "model_max_length": settings["model_max_length"],
         "model_input_names": _inputs(settings.get("has_types", False)),
         "clean_up_tokenization_spaces": False,
+        **(_roles(tokenizer, settings["enclosing"]) if not _names_roles(said or {}) else {}),
+        **(said or {}),
     }
     # Which transformers 4 sets to False where this file does not name it.
     space = (tokenizer.library.get("pre_tokenizer") or {}).get("add_prefix_space")
@@ -69,13 +72,32 @@ def tokenizer_files(
         import tokenizers
 
         fast = tokenizers.Tokenizer.from_str(library)
-        names = [name and tokenizer.pieces([ids[name]])[0] for name in settings["enclosing"]]
+        vocab = tokenizer.vocab
+        ids = [name and getattr(vocab, name) for name in settings["enclosing"]]
+        names = [number if number is None else tokenizer.pieces([number])[0] for number in ids]
         fast.post_processor = template(fast, *names)
         library = fast.to_str(pretty=False)
     return {
         "tokenizer.json": library,
         "tokenizer_config.json": json.dumps(config, indent=2, ensure_ascii=False) + "\n",
     }
+
+
+def _names_roles(said: Mapping[str, Any]) -> bool:
+    return any(key.endswith("_token") for key in said)
+
+
+def _roles(tokenizer: FastTokenizer, enclosing: tuple[str | None, str | None]) -> dict[str, str]:
+    """The pieces by their roles, but for those that only stand in for one: `transformers` takes
+    what is padding for nothing to learn."""
+    vocab = tokenizer.vocab
+    pairs = {"cls", "sep"}
+    ends = {"bos", "eos"}
+    named = {"unk", "mask", *(pairs if pairs & set(enclosing) else ends)}
+    found = {name: getattr(vocab, name) for name in sorted(named)}
+    if vocab.pad not in (vocab.bos, vocab.eos, vocab.cls, vocab.sep):
+        found["pad"] = vocab.pad
+    return {f"{n}_token": tokenizer.pieces([i])[0] for n, i in found.items() if i is not None}
 
 
 def fast_tokenizer(

@@ -12,6 +12,7 @@ import pytest
 from scipy.special import log_softmax
 
 from jaxpretrain.evaluation import scoring
+from jaxpretrain.evaluation.scoring_spans import spans
 from jaxpretrain.export import export
 from jaxpretrain.import_model import import_model
 from jaxpretrain.interop.huggingface import class_of
@@ -131,6 +132,15 @@ def test_an_encoder_and_decoder(exported):
     with jax.default_matmul_precision("highest"):
         ours = scores(run.params)
     np.testing.assert_allclose(ours, found, rtol=0, atol=TOLERANCE)
+    # And what it writes into the gap is what their `generate` does, up to where a gap ends.
+    [span] = spans(run.objective, run.params, run.tokenizer, "The [MASK] of AI", length=40)
+    begun = torch.tensor(wanted[:, :2])
+    written = model.generate(**given, decoder_input_ids=begun, max_new_tokens=8, do_sample=False)
+    written = written[0, 2:].tolist()
+    ends = [n for n, i in enumerate(written) if i in (*vocab.sentinels, vocab.eos)]
+    assert run.tokenizer.decode(written[: min(ends, default=8)]).strip() == span.text
+    best = found[0, 1].softmax(-1).topk(5).values
+    np.testing.assert_allclose([p for _, p in span.first], best, rtol=0, atol=TOLERANCE)
 
 
 def test_feature_extraction(exported):

@@ -15,7 +15,13 @@ from jaxpretrain.data.vocab import blank_vocab
 from jaxpretrain.errors import UserError
 from jaxpretrain.interop.config_json import settled_t5
 from jaxpretrain.interop.families import FAMILIES
-from jaxpretrain.interop.huggingface import export_model, import_model, settings, switches
+from jaxpretrain.interop.huggingface import (
+    export_model,
+    import_model,
+    not_used,
+    settings,
+    switches,
+)
 from jaxpretrain.interop.tensors import flat
 from jaxpretrain.models.config import TransformerConfig
 from jaxpretrain.models.presets import PRESETS
@@ -78,14 +84,49 @@ def test_a_tied_tensor_has_either_name_and_one_value(name, one, other):
         import_model(written, tensors | {other: tensors[one] + 1.0})
 
 
-@pytest.mark.parametrize("name", ["llama", "t5"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_head_of_its_own_is_not_taken_for_a_tied_one(name):
     config = config_of(name, tied_embeddings=False)
     params = random_like(jax.eval_shape(Backbone(config).init, jax.random.key(0)))
     written, tensors = export_model(name, config, params)
-    assert not np.array_equal(tensors["lm_head.weight"], tensors[FAMILIES[name].twins[0][0]])
-    _, found = import_model(written, tensors)
-    jax.tree.map(np.testing.assert_array_equal, found, params)
+    assert written["tie_word_embeddings"] is False
+    again, found = import_model(written, tensors)
+    assert not again.tied_embeddings
+    for part in ("head", "tokens"):
+        jax.tree.map(np.testing.assert_array_equal, found[part], params[part])
+
+
+def test_a_model_that_predicts_no_tokens_is_not_called_incomplete():
+    config = config_of("bert")
+    params = random_like(jax.eval_shape(Backbone(config).init, jax.random.key(0)))
+    del params["head"]
+    written, tensors = export_model("bert", config, params)
+    with pytest.raises(UserError, match="no part that predicts tokens.* no BertForMaskedLM"):
+        import_model(written, tensors)
+
+
+def test_what_is_dropped_in_training_is_no_reason_to_refuse():
+    assert settings("t5", config_of("t5", attention_dropout=0.0))["dropout_rate"] == 0.1
+    assert settings("llama", config_of("llama", dropout=0.1)) == settings(
+        "llama", config_of("llama")
+    )
+
+
+def test_what_is_in_a_file_and_not_used_is_named():
+    config = config_of("bert")
+    objective = OBJECTIVES["bert"]().bind(Backbone(config), blank_vocab(37))
+    params = random_like(jax.eval_shape(objective.init, jax.random.key(0)))
+    written, tensors = export_model("bert", config, params)
+    more = {"classifier.weight": 0, "bert.embeddings.position_ids": 0}
+    more |= {"cls.predictions.decoder.weight": 0}
+    del params["pair_head"]
+    left = ["bert.pooler.dense", "classifier", "cls.seq_relationship"]
+    assert not_used(written, [*tensors, *more], params) == left
+    old = {
+        name.removeprefix("bert.").replace("LayerNorm.weight", "LayerNorm.gamma"): value
+        for name, value in tensors.items()
+    }
+    assert not_used(written, old, params) == ["cls.seq_relationship", "pooler.dense"]
 
 
 def test_a_tied_head_that_does_not_scale_is_one_of_its_own_there():
@@ -133,7 +174,6 @@ def test_heads_are_exported_where_the_family_has_them():
         ("gpt2", {"kv_heads": 1}, "kv_heads is 1.* gpt2 has 2"),
         ("gpt2", {"activation": "gelu"}, "activation is 'gelu'"),
         ("llama", {"biases": True}, "biases is True"),
-        ("t5", {"attention_dropout": 0.2}, "attention_dropout is 0.2.*dropout_rate.*is 0.1"),
         ("t5", {"head_scale": 0.5}, "head_scale is 0.5, .* tied_embeddings=False has 1:"),
         (
             "t5",
@@ -189,6 +229,7 @@ def test_no_switch_is_lost_silently(name):
         unused |= field.name in ("global_every", "local_rotary_base") and not changed.local_window
         unused |= field.name == "max_length" and changed.positions == "relative"
         unused |= field.name == "init_scale" and name == "t5"
+        unused |= "dropout" in field.name
         # One that does not scale is written as a head of its own with the same numbers.
         unused |= field.name == "tied_embeddings" and name == "t5"
         assert unused or getattr(again, field.name) == new, field.name
@@ -262,6 +303,16 @@ def test_sizes_that_are_absent_are_what_transformers_takes_for_them():
         ("t5", {"dense_act_fn": "gelu"}, "dense_act_fn is 'gelu' .* only 'gelu_new'"),
         ("t5", {"dense_act_fn": "gelu_new"}, None),
         ("t5", {"num_decoder_layers": 0}, "only a T5 with a decoder"),
+        ("t5", {"d_model": "32", "scale_decoder_outputs": True}, "d_model is '32'.*whole number"),
+        ("t5", {"d_model": 0, "scale_decoder_outputs": True}, "d_model is 0 .*whole number above"),
+        ("t5", {"feed_forward_proj": ["relu"]}, "feed_forward_proj is .*only 'gated-gelu'"),
+        ("modernbert", {"local_attention": None}, "local_attention is None .*whole number"),
+        ("modernbert", {"global_attn_every_n_layers": "3"}, "is '3' .*whole number above 0"),
+        ("llama", {"rope_theta": 7.0}, "rope_theta is 7.0 .*, and [0-9.]+ in its rope_parameters"),
+        ("gpt2", {"model_type": None}, "model_type is None .*must be one of bert, electra"),
+        ("bert", {"hidden_act": None}, None),
+        ("bert", {"hidden_act": "relu"}, "only 'gelu', 'gelu_python' can be imported"),
+        ("gpt2", {"activation_function": "gelu_pytorch_tanh"}, None),
         ("modernbert", {"sliding_window": 64}, None),
         ("modernbert", {"sliding_window": 32}, "sliding_window is 32 .* local_attention.* 128:"),
         ("t5", {"feed_forward_proj": "relu", "dense_act_fn": "gelu_new"}, "only 'relu'"),
@@ -308,6 +359,10 @@ def test_modernbert_as_its_first_release_describes_itself():
     published = TransformerConfig(vocab_size=50368, **PRESETS["modernbert"])
     assert switches(older) == published
     newer = settings("modernbert", published)
+    # In transformers 4 a null stands for the base of the other layers.
+    assert switches(older | {"local_rope_theta": None}).local_rotary_base == 160_000.0
+    del older["local_rope_theta"]
+    assert switches(older).local_rotary_base == 10_000.0
     whole = [n for n, kind in enumerate(newer["layer_types"]) if kind == "full_attention"]
     assert whole == [0, 3, 6, 9, 12, 15, 18, 21] and newer["local_attention"] == 128
 

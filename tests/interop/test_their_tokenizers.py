@@ -12,6 +12,8 @@ transformers = pytest.importorskip("transformers")
 
 TEXT = "The OBJECT, an \u00e9t\u00e9 \u6f22\u5b57 names it"
 CASED, BARE = {"do_lower_case": False}, {"post_processor": None}
+MORE = {"content": "object,", "special": False, "normalized": False, "lstrip": False}
+MORE |= {"rstrip": False, "single_word": False, "__type": "AddedToken"}
 OTHER = {"tokenizer_class": "PreTrainedTokenizerFast"}
 # The kind of a tokenizer.json, what is changed in it, the model's type, and further settings.
 CASES = {
@@ -27,6 +29,7 @@ CASES = {
     "a space before": ("byte-level", {}, "gpt2", {"add_prefix_space": True}),
     "none is usual": ("prefixed", {}, "gpt2", {}),
     "as the file has it": ("prefixed", {}, "llama", {}),
+    "a token more": ("wordpiece", {}, "bert", {"added_tokens_decoder": {"139": MORE}}),
     "T5's end": ("t5", {}, "t5", {"eos_token": "</s>"}),
     "T5's end, of no class": ("t5", {}, "t5", OTHER),
 }
