@@ -12,7 +12,7 @@ transformers = pytest.importorskip("transformers")
 
 TEXT = "The OBJECT, an \u00e9t\u00e9 \u6f22\u5b57 names it"
 CASED, BARE = {"do_lower_case": False}, {"post_processor": None}
-MORE = {"content": "object,", "special": False, "normalized": False, "lstrip": False}
+MORE = {"content": "names it", "special": False, "normalized": False, "lstrip": False}
 MORE |= {"rstrip": False, "single_word": False, "__type": "AddedToken"}
 OTHER = {"tokenizer_class": "PreTrainedTokenizerFast"}
 # The kind of a tokenizer.json, what is changed in it, the model's type, and further settings.
