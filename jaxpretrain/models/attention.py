@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxpretrain.errors import UserError
 from jaxpretrain.models.config import TransformerConfig
+from jaxpretrain.models.dropout import row_dropout
 from jaxpretrain.models.placement import is_divided, place, platform
 from jaxpretrain.models.splash import missing as splash_misses
 from jaxpretrain.models.splash import splash_attention
@@ -209,35 +210,6 @@ def _add_to_rows_backward(like, pulled):
 
 
 add_to_rows.defvjp(_add_to_rows_forward, _add_to_rows_backward)
-
-
-def row_dropout(x: Array, rate: float, keys: Array | None) -> Array:
-    """Dropout (Srivastava et al. 2014) whose mask depends on the row's own key and on nothing else.
-
-    So a row loses the same units whatever batch, microbatch or device it is computed in.
-
-    Args:
-        x: ``[rows, ...]``.
-        rate: share of the values set to zero; the rest is scaled by ``1 / (1 - rate)``.
-        keys: one key per row; None means no dropout.
-
-    Returns:
-        An array like x.
-    """
-    if rate == 0.0 or keys is None:
-        return x
-    # Half a random word decides for each value: words are most of the cost on a CPU. A share is
-    # then a multiple of 2**-16.
-    *outer, last = x.shape[1:]
-    kept = round((1.0 - rate) * 2**16)
-
-    def draw(key):
-        words = jax.random.bits(key, (*outer, -(-last // 2)), jnp.uint32)
-        halves = jax.lax.bitcast_convert_type(words, jnp.uint16)
-        return halves.reshape(*outer, -1)[..., :last] < kept
-
-    keep = jax.vmap(draw)(keys) if kept < 2**16 else True
-    return jnp.where(keep, x * (2**16 / kept), 0).astype(x.dtype)
 
 
 def relative_buckets(length: int, buckets: int, max_distance: int, *, two_sided: bool) -> Array:

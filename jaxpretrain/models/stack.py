@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxpretrain.models.attention import relative_buckets, row_dropout
+from jaxpretrain.models.attention import relative_buckets
 from jaxpretrain.models.config import TransformerConfig
+from jaxpretrain.models.dropout import row_dropout
 from jaxpretrain.models.layers import Attention, FeedForward, Norm, split_keys
 from jaxpretrain.models.placement import place
 from jaxpretrain.types import Array

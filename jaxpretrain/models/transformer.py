@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxpretrain.models.attention import Sight, Visibility, row_dropout, sight
+from jaxpretrain.models.attention import Sight, Visibility, sight
 from jaxpretrain.models.config import TransformerConfig, settled
+from jaxpretrain.models.dropout import row_dropout
 from jaxpretrain.models.functional import Functional
 from jaxpretrain.models.layers import ACTIVATIONS, Dense, Embed, Norm, split_keys
 from jaxpretrain.models.placement import place

@@ -14,7 +14,6 @@ from jaxpretrain.models.attention import (
     relative_buckets,
     rotary_frequencies,
     rotate,
-    row_dropout,
     visibility_mask,
 )
 from jaxpretrain.models.config import TransformerConfig
@@ -295,17 +294,6 @@ def test_a_bias_for_all_rows_and_its_gradient():
     on_x, on_bias = back(jnp.float32(pulled))
     np.testing.assert_allclose(on_x, pulled, rtol=1e-6)
     np.testing.assert_allclose(on_bias, pulled.sum(0, keepdims=True), rtol=0, atol=1e-6)
-
-
-def test_dropout_drops_its_rate_and_keeps_the_mean():
-    keys = jax.random.split(jax.random.key(0), 50)
-    y = np.asarray(row_dropout(jnp.ones((50, 1000)), 0.3, keys))
-    # 50,000 draws: four standard errors of a share are 0.0082.
-    assert (y == 0).mean() == pytest.approx(0.3, abs=0.0082)
-    # The rate is a multiple of 2**-16, and what is kept makes up for that rate.
-    np.testing.assert_allclose(y[y > 0], 2**16 / round(0.7 * 2**16), rtol=1e-6)
-    odd = np.asarray(row_dropout(jnp.ones((50, 7, 333)), 0.3, keys))
-    assert (odd == 0).mean() == pytest.approx(0.3, abs=0.0054)  # 116,550 draws
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
