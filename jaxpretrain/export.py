@@ -223,7 +223,7 @@ def beside(
         exactly=vectors is not None,
         has_types=part.config.token_types > 1,
         # An imported model may have seen longer texts than it was trained with here.
-        model_max_length=max(longest, part.config.max_length) if origin else longest,
+        model_max_length=None if origin else longest,
         said=origin.tokenizer if origin else {},
     )
     if vectors is not None:

@@ -37,6 +37,14 @@ _STAND_IN = {
 # Classes of `transformers`, which a tokenizer_config.json names with the ending "Tokenizer".
 _WORDPIECE = {"Bert", "DistilBert", "Electra", "MobileBert", "ConvBert", "Funnel"}
 _BYTE_LEVEL = {"GPT2", "Roberta", "Bart", "Longformer", "LED"}
+# The roles that a class has where no file names them.
+_BERTS = {role: f"[{role.upper()}]" for role in ("pad", "unk", "cls", "sep", "mask")}
+_OF_CLASSES = {
+    **dict.fromkeys(_WORDPIECE, _BERTS),
+    "GPT2": dict.fromkeys(("unk", "bos", "eos"), "<|endoftext|>"),
+    "T5": {"pad": "<pad>", "unk": "<unk>", "eos": "</s>"},
+    "Llama": {"unk": "<unk>", "bos": "<s>", "eos": "</s>"},
+}
 # Their names where only the model's type is said.
 _OF_MODELS = {"bert": "Bert", "electra": "Electra", "gpt2": "GPT2", "t5": "T5"}
 
@@ -117,7 +125,7 @@ def read_file(file: AnyPath) -> tuple[dict, dict]:
     ``tokenizer_config.json`` has are added.
     """
     content, settings = json_object(file), settings_in(file.parent)
-    kind = _class(settings) or _OF_MODELS.get(_model_config(file.parent).get("model_type"), "")
+    kind = _kind_of(settings, file.parent)
     known = {token["content"] for token in content.get("added_tokens", [])}
     more = {token["content"] for token in (settings.get("added_tokens_decoder") or {}).values()}
     if more - known:
@@ -181,14 +189,22 @@ def _class(settings: dict) -> str:
     return str(settings.get("tokenizer_class") or "").removesuffix("Fast").removesuffix("Tokenizer")
 
 
+def _kind_of(settings: dict, folder: AnyPath) -> str:
+    """The class of a folder's tokenizer, by its name or by the model's type."""
+    model = _model_config(folder).get("model_type")
+    return _class(settings) or _OF_MODELS.get(str(model), "")
+
+
 def settings_in(folder: AnyPath) -> dict:
-    """What the files of a folder say of its tokenizer, one over the other."""
+    """What the files of a folder say of its tokenizer, one over the other, and over what is usual
+    for its class."""
     found: dict = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / name).exists():
             said = json_object(folder / name)
             found |= {key: value for key, value in said.items() if value is not None}
-    return found
+    usual = _OF_CLASSES.get(_kind_of(found, folder), {})
+    return {f"{role}_token": piece for role, piece in usual.items()} | found
 
 
 def model_size(folder: AnyPath) -> int:

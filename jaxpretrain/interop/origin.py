@@ -49,7 +49,7 @@ class Origin(NamedTuple):
                 template = there[TEMPLATE].read_bytes().decode(errors="replace")
         if str(said.get("tokenizer_class")).startswith("Llama"):
             said = {"padding_side": "left"} | said  # as that class has it
-        tokenizer = {key: said[key] for key in KEPT if key in said}
+        tokenizer = {key: _typed(said[key]) for key in KEPT if key in said}
         ids = {key: value for key, value in config.items() if key.endswith("_token_id")}
         return cls(name_of(folder), list(untrained), ids, tokenizer, generation, template)
 
@@ -77,6 +77,16 @@ class Origin(NamedTuple):
         if self.chat_template is not None:
             found[TEMPLATE] = self.chat_template
         return found
+
+
+def _typed(value: Any) -> Any:
+    """A piece with its flags as ``tokenizer_config.json`` has it, from ``special_tokens_map.json``
+    too, where its type goes without saying."""
+    if isinstance(value, list):
+        return [_typed(each) for each in value]
+    if isinstance(value, dict) and isinstance(value.get("content"), str):
+        return value | {"__type": "AddedToken"}
+    return value
 
 
 def name_of(folder: Path) -> str:

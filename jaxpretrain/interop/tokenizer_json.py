@@ -55,9 +55,10 @@ def tokenizer_files(
     if isinstance(tokenizer, Tokenizer):
         return fast_tokenizer(tokenizer, **settings)
     assert isinstance(tokenizer, FastTokenizer)
+    longest = settings["model_max_length"]
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": settings["model_max_length"],
+        **({} if longest is None else {"model_max_length": longest}),
         "model_input_names": _inputs(settings.get("has_types", False)),
         "clean_up_tokenization_spaces": False,
         **(_roles(tokenizer, settings["enclosing"]) if not _names_roles(said or {}) else {}),
@@ -104,7 +105,7 @@ def fast_tokenizer(
     tokenizer: Tokenizer,
     *,
     enclosing: tuple[str | None, str | None],
-    model_max_length: int,
+    model_max_length: int | None,
     has_types: bool = False,
 ) -> dict[str, str]:
     """The files that ``transformers.AutoTokenizer`` reads.
@@ -114,7 +115,8 @@ def fast_tokenizer(
             were made exact may cut a word differently where two ways are equally good.
         enclosing: the special pieces before and after a text by their names in `Vocab`, such as
             ``("cls", "sep")`` or ``(None, "eos")``. A second text has only the latter.
-        model_max_length: tokens that the model reads, the enclosing ones included.
+        model_max_length: tokens that the model reads, the enclosing ones included; of theirs None
+            says that `said` has it, if anything has.
         has_types: whether the model tells the two texts of a pair apart.
 
     Returns:

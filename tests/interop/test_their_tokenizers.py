@@ -5,6 +5,7 @@ import json
 import pytest
 
 from jaxpretrain.data.tokenizer_hf import FastTokenizer
+from jaxpretrain.interop.origin import Origin
 from jaxpretrain.interop.tokenizer_json import tokenizer_files
 from support import hf_tokenizers as folders
 
@@ -71,3 +72,49 @@ def test_ids_are_theirs_after_an_export(folder, tmp_path):
     part = tokenizer.library["pre_tokenizer"]
     said = json.loads(files["tokenizer_config.json"]).get("add_prefix_space", False)
     assert said == part.get("add_prefix_space", False)
+
+
+FLAGS = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
+ROLES = ("pad", "unk", "bos", "eos", "cls", "sep", "mask")
+NAMED = {
+    "none": ("wordpiece", "bert", {}, {}),
+    "one": ("wordpiece", "bert", {"cls_token": "[CLS]", "tokenizer_class": "BertTokenizer"}, {}),
+    "objects in the map": (
+        "wordpiece",
+        "bert",
+        {"tokenizer_class": "BertTokenizer"},
+        {"cls_token": {"content": "[CLS]", **FLAGS}, "mask_token": {"content": "[MASK]", **FLAGS}},
+    ),
+    "padding of GPT-2": (
+        "byte-level",
+        "gpt2",
+        {"tokenizer_class": "GPT2Tokenizer", "pad_token": "<|endoftext|>"},
+        {},
+    ),
+    "nothing of GPT-2": ("byte-level", "gpt2", {}, {}),
+    "T5's": ("t5", "t5", {"tokenizer_class": "T5Tokenizer"}, {"eos_token": "</s>"}),
+}
+
+
+@pytest.mark.parametrize("case", NAMED)
+def test_roles_are_those_of_transformers(case, tmp_path):
+    """As its classes have them where no file says so, and after an import and an export."""
+    kind, model, config, mapped = NAMED[case]
+    folder = folders.KINDS[kind](tmp_path / "model")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "special_tokens_map.json").write_text(json.dumps(mapped))
+    (folder / "config.json").write_text(json.dumps({"model_type": model}))
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer = FastTokenizer.from_folder(folder)
+    (tmp_path / "out").mkdir()
+    said = Origin.of(folder, {}).tokenizer
+    files = tokenizer_files(tokenizer, enclosing=("bos", "eos"), model_max_length=None, said=said)
+    for name, text in files.items():
+        (tmp_path / "out" / name).write_text(text)
+    back = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    for role in ROLES:
+        wanted = getattr(theirs, f"{role}_token")
+        assert getattr(back, f"{role}_token") == wanted, role
+        if wanted is not None:
+            assert getattr(tokenizer.vocab, role) == getattr(theirs, f"{role}_token_id"), role
+    assert back.model_max_length == theirs.model_max_length
