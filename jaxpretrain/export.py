@@ -204,9 +204,12 @@ def beside(
     longest = first.longest_input(config.data.length, config.data.batch_size)
     vectors = next((one for one in objectives if isinstance(one, Contrastive)), None)
     task = PIPELINES.get(part.samples, "")
+    # A generator that the folder had not began at random, but for embeddings.
+    is_generator = part.config != run.objective.backbone.config
+    anew = origin is not None and is_generator and "generator" in origin.untrained
     facts = Facts(
         title=f"{workdir.name}: {config.model.preset}",
-        origin=origin.folder if origin else "",
+        origin=origin.folder if origin and not anew else "",
         loader=loader,
         task=task if "head" in part.heads and not part.config.decoder_layers else "",
         config=config.to_dict(),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from jaxpretrain.errors import UserError
 from jaxpretrain.evaluation import scoring, scoring_spans
+from jaxpretrain.interop.origin import Origin
 from jaxpretrain.objectives.base import Objective
 from jaxpretrain.objectives.contrastive import Contrastive
 from jaxpretrain.objectives.nsp import NSP
@@ -36,6 +37,13 @@ def score(workdir: AnyPath, texts: list[str], *, which: str = "best", top: int =
         raise UserError(f"score takes one text or two, not {len(texts)}: put quotes around each")
     run = opened(workdir, which)
     objective, say = chosen(run.objective.parts(), texts)
+    needed = {_pair: "pair_head", _similarity: ""}.get(say, "head")
+    origin = Origin.load(workdir)
+    if run.step == 0 and origin and needed in origin.untrained:
+        raise UserError(
+            f"{workdir} is as it was imported, without {needed}, which would answer at random: "
+            "train first"
+        )
     length = run.config.data.length
     lines = say(objective, run.params, run.tokenizer, *texts, length=length, top=top)
     for line in lines:

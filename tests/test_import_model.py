@@ -372,6 +372,8 @@ def test_parts_that_were_drawn_at_random_are_not_exported_as_the_models(copied, 
     assert f"{tmp_path}/out: BertModel, " in capsys.readouterr().out
     assert not any(name.startswith("cls.") for name in Tensors(tmp_path / "out"))
     assert "pipeline_tag" not in (tmp_path / "out/README.md").read_text()
+    assert main(["score", f"--workdir={tmp_path}/run", TEXT]) == 2
+    assert "without head, which would answer at random: train first" in capsys.readouterr().err
     with pytest.raises(UserError, match="no part that predicts tokens"):
         load(folder)
 
