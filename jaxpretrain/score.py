@@ -9,6 +9,7 @@ from jaxpretrain.interop.origin import Origin
 from jaxpretrain.objectives.base import Objective
 from jaxpretrain.objectives.contrastive import Contrastive
 from jaxpretrain.objectives.nsp import NSP
+from jaxpretrain.objectives.rtd import RTD
 from jaxpretrain.objectives.span_corruption import Denoiser
 from jaxpretrain.reopen import opened
 from jaxpretrain.storage import AnyPath
@@ -18,8 +19,9 @@ def score(workdir: AnyPath, texts: list[str], *, which: str = "best", top: int =
     """Scores one text or two with a run's checkpoint and prints it; needs no token store.
 
     One text with ``[MASK]`` has its gaps filled in, by tokens or by spans, as the objective has it;
-    one without is scored token by token. Two texts
-    are a pair (next sentence, sentence order) or compared (contrastive objectives).
+    one without is scored token by token (by ELECTRA's discriminator for tokens that do not belong
+    there). Two texts are a pair (next sentence, sentence order) or compared (contrastive
+    objectives).
 
     Args:
         workdir: folder of the run.
@@ -37,7 +39,7 @@ def score(workdir: AnyPath, texts: list[str], *, which: str = "best", top: int =
         raise UserError(f"score takes one text or two, not {len(texts)}: put quotes around each")
     run = opened(workdir, which)
     objective, say = chosen(run.objective.parts(), texts)
-    needed = {_pair: "pair_head", _similarity: ""}.get(say, "head")
+    needed = NEEDED.get(say, "head")
     origin = Origin.load(workdir)
     if run.step == 0 and origin and needed in origin.untrained:
         raise UserError(
@@ -64,6 +66,9 @@ def chosen(objectives: list[Objective], texts: list[str]) -> tuple[Objective, Ca
                 return one, _pair
             if isinstance(one, Contrastive):
                 return one, _similarity
+        elif isinstance(one, RTD):
+            if not masked:
+                return one, _replaced
         elif isinstance(one, Denoiser):
             if masked:
                 return one, _spans
@@ -76,8 +81,8 @@ def chosen(objectives: list[Objective], texts: list[str]) -> tuple[Objective, Ca
     what += f" with {scoring.MASK}" if masked and len(texts) == 1 else ""
     raise UserError(
         f"a run of {names} has nothing to say of {what}: masked objectives take one text (with "
-        f"{scoring.MASK} for gaps), those of spans one with {scoring.MASK}, causal ones a text "
-        "without, pair and contrastive ones two"
+        f"{scoring.MASK} for gaps), those of spans one with {scoring.MASK}, causal ones and "
+        "rtd a text without, pair and contrastive ones two"
     )
 
 
@@ -118,6 +123,15 @@ def _costs(tokens: list[scoring.Token], given: str) -> list[str]:
     ]
 
 
+def _replaced(*asked, length: int, top: int) -> list[str]:
+    found = scoring.replaced_tokens(*asked, length=length)
+    width = max(len(piece) for piece, _ in found)
+    return [
+        "probability that another token stood there",
+        *(f"  {piece:<{width}}  {p:6.1%}" for piece, p in found),
+    ]
+
+
 def _pair(objective: Objective, *asked, length: int, top: int) -> list[str]:
     p = scoring.pair_probability(objective, *asked, length=length)
     ordered = objective.name in ("sop", "albert")
@@ -126,3 +140,7 @@ def _pair(objective: Objective, *asked, length: int, top: int) -> list[str]:
 
 def _similarity(*asked, length: int, top: int) -> list[str]:
     return [f"{scoring.similarity(*asked, length=length):.4f}  cosine similarity"]
+
+
+# The head that an answer is of, where it does not predict tokens.
+NEEDED = {_pair: "pair_head", _similarity: "", _replaced: "discriminator_head"}

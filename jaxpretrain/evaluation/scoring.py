@@ -12,6 +12,7 @@ from jaxpretrain.errors import UserError
 from jaxpretrain.objectives.base import Objective
 from jaxpretrain.objectives.contrastive import Contrastive, pool
 from jaxpretrain.objectives.nsp import NSP
+from jaxpretrain.objectives.rtd import RTD
 from jaxpretrain.types import Array
 
 MASK = "[MASK]"
@@ -136,6 +137,13 @@ def _cosine(objective: Contrastive, params: dict, rows: Rows) -> Array:
     return jnp.dot(a, b) / (jnp.linalg.norm(a) * jnp.linalg.norm(b))
 
 
+@jax.jit(static_argnums=0)
+def _replaced(objective: RTD, params: dict, rows: Rows) -> Array:
+    """The probability that each token of the first row is not the original, ``[tokens]``."""
+    head = objective.heads()["discriminator_head"].module(params["discriminator_head"])
+    return jax.nn.sigmoid(head(stream(objective, params, rows)).astype(jnp.float32))[0]
+
+
 def gaps(
     objective: Objective,
     params: dict,
@@ -185,6 +193,20 @@ def masked_tokens(
     rows = padded([Row(ids, row.types) for ids in hidden_ids], tokenizer.vocab.pad)
     nats = _nats(objective, params, rows, np.arange(len(places)), places, row.ids[places])
     return _tokens(tokenizer, row.ids[places], nats)
+
+
+def replaced_tokens(
+    objective: RTD, params: dict, tokenizer: AnyTokenizer, text: str, *, length: int
+) -> list[tuple[str, float]]:
+    """Each token of a text with the probability, by ELECTRA's discriminator (Clark et al. 2020,
+    arXiv:2003.10555), that another one stood there.
+
+    Raises:
+        UserError: see `row_of`.
+    """
+    row = row_of(objective, tokenizer, text, length=length)
+    p = np.asarray(_replaced(objective, params, padded([row], tokenizer.vocab.pad)))[1:-1]
+    return list(zip(tokenizer.pieces(row.ids[1:-1]), p.tolist(), strict=True))
 
 
 def pair_probability(

@@ -143,6 +143,19 @@ def test_an_encoder_and_decoder(exported):
     np.testing.assert_allclose([p for _, p in span.first], best, rtol=0, atol=TOLERANCE)
 
 
+def test_tokens_that_do_not_belong_there(exported):
+    run, folder = exported("electra")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    given = tokenizer(START, return_tensors="pt")
+    with torch.no_grad():
+        found = transformers.ElectraForPreTraining.from_pretrained(folder)(**given).logits
+    asked = run.objective, run.params, run.tokenizer, START
+    pieces, p = zip(*scoring.replaced_tokens(*asked, length=40), strict=True)
+    assert list(pieces) == run.tokenizer.pieces(given.input_ids[0, 1:-1].tolist())
+    assert np.ptp(p) > 1e-3
+    np.testing.assert_allclose(p, found[0, 1:-1].sigmoid(), rtol=0, atol=TOLERANCE)
+
+
 def test_feature_extraction(exported):
     run, folder = exported("bert")
     found = np.array(transformers.pipeline("feature-extraction", model=folder)(START)[0])
