@@ -103,7 +103,7 @@ class EmbeddedPart:
             if name == TOPICS:
                 yield from _topics(tree, skipped)
             elif text := _module_text(tree, _module_name(name)):
-                yield Document(text, f"python:{name}")
+                yield Document(text.encode(), f"python:{name}")
             else:
                 skipped["empty"] += 1
 
@@ -144,7 +144,7 @@ def _topics(tree: ast.Module, skipped: Counter) -> Iterator[Document]:
             kept[topic] = text + "\n"
         known.update(paragraphs)
     for topic in sorted(kept):
-        yield Document(kept[topic], f"python:{TOPICS}:{topic}")
+        yield Document(kept[topic].encode(), f"python:{TOPICS}:{topic}")
 
 
 def _module_text(tree: ast.Module, module: str) -> str:

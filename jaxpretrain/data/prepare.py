@@ -27,7 +27,6 @@ from jaxpretrain.data.shards import (
     record_path,
     split_of,
     token_dtype,
-    utf8,
     write_json,
 )
 from jaxpretrain.data.sources_base import Part, Source
@@ -146,13 +145,12 @@ def _sample(
         if waiting and len(active) < _SAMPLED_AT_ONCE:
             active.append(iter(waiting.popleft().documents(skipped)))
         documents = active.popleft()
-        for text, where in documents:
-            data = utf8(text, where)
-            if not data:
+        for document in documents:
+            if not document.utf8:
                 continue
-            if split_of(data, **split) == "train":
-                texts.append(text)
-                size += len(data)
+            if split_of(document.utf8, **split) == "train":
+                texts.append(document.text)
+                size += len(document.utf8)
                 active.append(documents)
                 break
             held_out += 1

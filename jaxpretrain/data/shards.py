@@ -22,7 +22,7 @@ from jaxpretrain.storage import write
 SPLITS = ("train", "validation", "test")
 KINDS = ("tokens", "ends", "counts")
 
-_FLUSH_CHARACTERS = 1 << 19
+_FLUSH_BYTES = 1 << 19
 
 
 def token_dtype(vocab_size: int) -> str:
@@ -37,17 +37,6 @@ def split_of(text: bytes, *, validation_fraction: float, test_fraction: float) -
     if place < test_fraction:
         return "test"
     return "validation" if place < test_fraction + validation_fraction else "train"
-
-
-def utf8(text: str, where: str) -> bytes:
-    """Encodes; raises UserError where the text has a lone surrogate."""
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{where}: character {error.start} is a lone surrogate, which is no text; "
-            "mend the input or skip the document"
-        ) from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -85,13 +74,12 @@ def write_part(
     """
     shards = {s: _Shard(folder / f"{number:05d}-{s}", tokenizer, report) for s in SPLITS}
     skipped: Counter = Counter()
-    for text, where in part.documents(skipped):
-        data = utf8(text, where)
-        if data:
+    for text, _ in part.documents(skipped):
+        if text:
             split = split_of(
-                data, validation_fraction=validation_fraction, test_fraction=test_fraction
+                text, validation_fraction=validation_fraction, test_fraction=test_fraction
             )
-            shards[split].add(text, len(data))
+            shards[split].add(text)
         else:
             skipped["empty"] += 1
     if part.fingerprint() != fingerprint:
@@ -165,14 +153,13 @@ class _Shard:
         self._dtype = token_dtype(self._vocab.size)
         self._files = {kind: HashedFile(stem.with_name(f"{stem.name}.{kind}")) for kind in KINDS}
         self._counts = np.zeros(self._vocab.size, np.int64)
-        self._texts: list[str] = []
-        self._characters = self._bytes = 0
+        self._texts: list[bytes] = []
+        self._bytes = 0
 
-    def add(self, text: str, size: int) -> None:
+    def add(self, text: bytes) -> None:
         self._texts.append(text)
-        self._characters += len(text)
-        self._bytes += size
-        if self._characters >= _FLUSH_CHARACTERS:
+        self._bytes += len(text)
+        if self._bytes >= _FLUSH_BYTES:
             self._flush()
 
     def finish(self) -> list[HashedFile]:
@@ -195,7 +182,7 @@ class _Shard:
         self.totals["tokens"] += len(stream)
         self.totals["text_bytes"] += self._bytes
         self._report(len(ends), self._bytes)
-        self._texts, self._characters, self._bytes = [], 0, 0
+        self._texts, self._bytes = [], 0
 
 
 def framed(flat: np.ndarray, ends: np.ndarray, bos: int, eos: int) -> tuple[np.ndarray, np.ndarray]:

@@ -23,10 +23,14 @@ Piece = TypeVar("Piece")
 
 
 class Document(NamedTuple):
-    """One text, and where it came from (for messages only)."""
+    """One text, in UTF-8, and where it came from (for messages only)."""
 
-    text: str
+    utf8: bytes
     where: str
+
+    @property
+    def text(self) -> str:
+        return self.utf8.decode()
 
 
 class Part(Protocol):
@@ -123,38 +127,35 @@ class InputRules:
                 that costs too much to have always.
         """
         try:
-            text = self._text(value)
+            if value is None:
+                raise too_long(self.max_document_bytes)
+            utf8, text = (encode(value), value) if isinstance(value, str) else (value, None)
+            if len(utf8) > self.max_document_bytes:
+                raise too_long(self.max_document_bytes)
+            if text is None:
+                text = decode(utf8)
         except Rejected as error:
             self.reject(error, place(error.line) if place else where, skipped)
         else:
             if not text or text.isspace():
                 skipped["empty"] += 1
             else:
-                yield Document(text, where)
-
-    def _text(self, value: str | bytes | None) -> str:
-        if (
-            value is None or len(value) > self.max_document_bytes
-        ):  # characters or bytes: never more than the bytes
-            raise too_long(self.max_document_bytes)
-        if isinstance(value, str):
-            try:
-                size = len(value.encode())
-            except UnicodeEncodeError as error:
-                code = ord(value[error.start])
-                raise Rejected(
-                    "invalid text", f"lone surrogate U+{code:04X} at character {error.start}"
-                ) from None
-            if size > self.max_document_bytes:
-                raise too_long(self.max_document_bytes)
-            text = value
-        else:
-            text = decode(value)
-        return text.replace("\r\n", "\n") if "\r" in text else text  # which is found far sooner
+                yield Document(utf8.replace(b"\r\n", b"\n"), where)
 
     def options(self) -> dict[str, Any]:
         """The fields that change which documents an input gives (not where the input is)."""
         return {k: v for k, v in asdict(self).items() if k not in ("path", "data_dir", "download")}
+
+
+def encode(text: str) -> bytes:
+    """UTF-8; raises Rejected."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        raise Rejected(
+            "invalid text", f"lone surrogate U+{code:04X} at character {error.start}"
+        ) from None
 
 
 def decode(data: bytes) -> str:

@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Literal
+from typing import AnyStr, Literal
 
 import numpy as np
 import sentencepiece
@@ -34,8 +34,8 @@ SMALLEST_VOCAB = len(SPECIAL) + 1 + 256  # and a newline and the bytes
 _SPACE = "\u2581"
 _UNTRAINABLE = re.compile("[\n\0\u2581\u2585]")
 
-# Long texts are encoded in stretches, cut at line ends or spaces, where no piece crosses. Unigram
-# scores are summed in float32, and these sums are exact in a stretch of up to this many characters.
+# Texts are encoded in stretches, cut at line ends or spaces, where no piece crosses. Unigram scores
+# are summed in float32, and these sums are exact in a stretch of up to this many characters.
 STRETCH = 8192
 
 # The number of threads changes the order of floating-point sums and so the model: it is fixed here,
@@ -149,46 +149,44 @@ class Tokenizer(AnyTokenizer):
         data = model.getvalue()
         return cls(with_exact_scores(data, STRETCH) if kind == "unigram" else data)
 
-    def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def encode_flat(self, texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
         """See `AnyTokenizer`."""
-        stretches: list[str] = []
-        splices: list[int] = []
-        last: list[int] = []
-        for text in texts:
-            text = _mark_lines(text)
-            if len(text) <= STRETCH and _SPACE not in text:
-                stretches.append(text)
-            else:
-                for number, run in enumerate(text.split(_SPACE)):
-                    if number:
-                        splices.append(len(stretches))
-                        stretches.append("")
-                    stretches += _cut(run, STRETCH)
-            last.append(len(stretches))
-        if not stretches:
+        if not texts:
             return np.zeros(0, np.int32), np.zeros(0, np.int64)
+        stretches: list[bytes] = []
+        splices: list[int] = []
+        for number, run in enumerate(_mark_lines(b"\n".join(texts)).split(_SPACE.encode())):
+            if number:
+                splices.append(len(stretches))
+                stretches.append(b"")
+            stretches += _cut(run, STRETCH)
         pieces = self._model.Encode(stretches, out_type="numpy", num_threads=1)
         for number in splices:
             pieces[number] = self._mark
-        sizes = np.fromiter(map(len, pieces), np.int64, len(pieces))
-        ends = np.concatenate([[0], np.cumsum(sizes)])[last]
-        flat = np.concatenate(pieces)
-        return self._drop_blank(flat, ends)
+        return self._divide(np.concatenate(pieces), [text.count(b"\n") for text in texts])
 
-    def _drop_blank(self, flat: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Drops the space of every empty line and makes the newline before it the byte piece."""
-        last, newline = ends - 1, flat == self._newline
-        follows = np.zeros_like(newline)  # nothing of the same line is before the token
-        follows[1:] = newline[:-1]
-        follows[0] = follows[ends[:-1]] = True
-        precedes = np.zeros_like(newline)  # nothing of the same line is after it
-        precedes[:-1] = newline[1:]
-        precedes[last] = True
-        dropped = follows & precedes & (flat == self._space)
-        places = np.flatnonzero(dropped)
-        before = places[places > 0] - 1
-        flat[before[newline[before]]] = self._blank
-        return flat[~dropped], ends - np.searchsorted(places, ends)
+    def _divide(self, flat: np.ndarray, newlines: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Takes out what is of no text, and finds where each text ends.
+
+        That is the newline between two texts, and the space of every empty line, before which the
+        newline becomes the byte piece.
+
+        Args:
+            flat: int32 ``[tokens]`` of texts with a newline between each two.
+            newlines: how many each of them has of its own.
+        """
+        places = np.flatnonzero(flat == self._newline)
+        between = places[np.cumsum(newlines[:-1], dtype=np.int64) + np.arange(len(newlines) - 1)]
+        is_edge = np.zeros(len(flat) + 2, bool)  # of each token and of those around all of them
+        is_edge[[0, -1]] = is_edge[places + 1] = True
+        spaces = np.flatnonzero(flat == self._space)
+        empty = spaces[is_edge[spaces] & is_edge[spaces + 2]]
+        flat[empty[empty > 0] - 1] = self._blank
+        kept = np.ones(len(flat), bool)
+        kept[between] = kept[empty] = False
+        ends = np.append(between, len(flat))
+        out = np.sort(np.concatenate([between, empty]))
+        return flat[kept], ends - np.searchsorted(out, ends)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """See `AnyTokenizer`."""
@@ -260,23 +258,29 @@ class Tokenizer(AnyTokenizer):
         return piece.replace(_SPACE, " ").encode()
 
 
-def _mark_lines(text: str) -> str:
-    """Puts a space before every line; `_drop_blank` takes those of empty lines out again."""
+def _mark_lines(text: AnyStr) -> AnyStr:
+    """Puts a space before every line; those of empty lines are taken out again, as tokens."""
+    if isinstance(text, bytes):
+        return b" " + text.replace(b"\n", b"\n ")
     return " " + text.replace("\n", "\n ")
 
 
-def _cut(text: str, limit: int) -> Iterator[str]:
-    """Cuts a text into stretches of at most `limit` characters, after newlines or before the first
-    of some spaces where there are any: no piece crosses those."""
+def _cut(text: AnyStr, limit: int) -> Iterator[AnyStr]:
+    """Cuts a text into stretches of at most `limit` characters (UTF-8: bytes, 4 or more),
+    before the last space, or the first of those that go with it, where there is one: no piece
+    crosses that, and a space follows every newline."""
+    space = b" " if isinstance(text, bytes) else " "
     start = 0
     while len(text) - start > limit:
         window = text[start : start + limit + 1]
-        end = window.rfind("\n", 0, limit) + 1
-        if not end and (space := window.rfind(" ", 1)) > 0:
-            end = len(window[:space].rstrip(" "))
-        end = end or limit
-        yield text[start : start + end]
-        start += end
+        end = 0
+        if (last := window.rfind(space, 1)) > 0:
+            end = len(window[:last].rstrip(space))
+        end = start + (end or limit)
+        while isinstance(text, bytes) and text[end] & 0xC0 == 0x80:  # inside a character
+            end -= 1
+        yield text[start:end]
+        start = end
     yield text[start:]
 
 

@@ -57,11 +57,11 @@ class AnyTokenizer(ABC):
         """Whether decoding gives the text back, so that `Vocab.piece_bytes` are exact."""
 
     @abstractmethod
-    def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def encode_flat(self, texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
         """Encodes texts and lays their ids end to end; the fast way to encode many.
 
         Args:
-            texts: Unicode without lone surrogates (those raise UnicodeEncodeError).
+            texts: in UTF-8.
 
         Returns:
             The ids, int32 [total], and where each text's ids end among them, int64 [texts].
@@ -104,14 +104,18 @@ class AnyTokenizer(ABC):
         write(path_of(path), self.model_bytes)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Encodes texts: int32 [tokens] for each, without bos and eos."""
-        flat, ends = self.encode_flat(texts)
+        """Encodes texts: int32 [tokens] for each, without bos and eos.
+
+        Raises:
+            UnicodeEncodeError: a text with a lone surrogate.
+        """
+        flat, ends = self.encode_flat([text.encode() for text in texts])
         starts = [0, *ends.tolist()]
         return [flat[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
 
     def encode(self, text: str) -> list[int]:
-        """Encodes one text, without bos and eos."""
-        return self.encode_flat([text])[0].tolist()
+        """Encodes one text, without bos and eos. See `encode_batch`."""
+        return self.encode_batch([text])[0].tolist()
 
 
 def table(values: list, dtype: type) -> np.ndarray:

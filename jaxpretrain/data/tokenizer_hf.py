@@ -129,9 +129,9 @@ class FastTokenizer(AnyTokenizer):
         """Whether JSON is what `save` writes, rather than the library's own."""
         return data.startswith(b'{"tokenizer":')
 
-    def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def encode_flat(self, texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
         """See `AnyTokenizer`."""
-        found = _tried(self._model.encode_batch_fast, texts)
+        found = _tried(self._model.encode_batch_fast, [text.decode() for text in texts])
         sizes = np.fromiter(map(len, found), np.int64, len(found))
         ids = chain.from_iterable(one.ids for one in found)
         return self._unspelled(np.fromiter(ids, np.int32, int(sizes.sum()))), np.cumsum(sizes)

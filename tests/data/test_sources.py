@@ -118,14 +118,18 @@ class TestTextFiles:
         path = tmp_path / "a.txt"
         path.write_bytes(b"\xef\xbb\xbfone\r\n\n  \ntwo \n three")
         documents, skipped = read(TextFiles(path=str(path), document="line"))
-        assert documents == [("one", f"{path}:1"), ("two ", f"{path}:4"), (" three", f"{path}:5")]
+        assert documents == [
+            (b"one", f"{path}:1"),
+            (b"two ", f"{path}:4"),
+            (b" three", f"{path}:5"),
+        ]
         assert skipped == {"empty": 2}
 
     def test_paragraphs_and_places(self, tmp_path):
         path = tmp_path / "a.txt"
         path.write_bytes(b"\n\none\r\nmore\r\n \t \n\n two\n\n\n")
         documents, skipped = read(TextFiles(path=str(path), document="paragraph"))
-        assert documents == [("one\nmore", f"{path}:3"), (" two", f"{path}:7")]
+        assert documents == [(b"one\nmore", f"{path}:3"), (b" two", f"{path}:7")]
         assert not skipped
 
     @pytest.mark.parametrize("document", ["line", "paragraph"])

@@ -29,7 +29,7 @@ SOURCES = {
 def prepared(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("store") / "s"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "_FLUSH_CHARACTERS", 10_000)  # so that a shard is written in pieces
+        patch.setattr(shards, "_FLUSH_BYTES", 10_000)  # so that a shard is written in pieces
         prepare(
             path,
             sources=SOURCES,
@@ -225,7 +225,7 @@ class Wide:
         size, bos, eos = 70_000, 2, 3
 
     def encode_flat(self, texts):
-        ids = [np.array([ord(c) for c in text], np.int32) for text in texts]
+        ids = [np.array([ord(c) for c in text.decode()], np.int32) for text in texts]
         return np.concatenate(ids), np.cumsum([len(i) for i in ids])
 
 

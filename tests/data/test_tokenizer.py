@@ -97,13 +97,30 @@ def test_piece_bytes_count_the_text(tokenizer):
         assert stored == len(text.encode()) - (1 - inserted), text
 
 
+def by_the_definition(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Line by line, with the library alone."""
+    library = tokenizer._model
+    newline, blank = library.PieceToId("\n"), library.PieceToId("<0x0A>")
+    mark = [library.PieceToId(f"<0x{byte:02X}>") for byte in "\u2581".encode()]
+    ids, lines = [], text.split("\n")
+    for number, line in enumerate(lines):
+        if number:
+            ids.append(newline if line else blank)
+        for part, run in enumerate(f" {line}".split("\u2581") if line else []):
+            ids += mark * (part > 0) + library.Encode(run)
+    return ids
+
+
 def test_batches_are_the_texts_one_by_one(tokenizer):
     texts = NASTY + random_texts(300)
     single = [tokenizer.encode(text) for text in texts]
+    for text, ids in zip(texts, single, strict=True):
+        if len(text) <= module.STRETCH:
+            assert ids == by_the_definition(tokenizer, text), text
     batch = tokenizer.encode_batch(texts)
     assert [ids.tolist() for ids in batch] == single
     assert all(ids.dtype == np.int32 for ids in batch)
-    flat, ends = tokenizer.encode_flat(texts)
+    flat, ends = tokenizer.encode_flat([text.encode() for text in texts])
     assert ends.tolist() == np.cumsum([len(ids) for ids in single]).tolist()
     assert len(flat) == ends[-1] and ends.dtype == np.int64
     assert tokenizer.encode_batch([]) == []
@@ -127,12 +144,15 @@ def test_long_texts_are_cut_where_no_piece_crosses(tokenizer, monkeypatch, stret
     assert tokenizer.encode(text) == whole
 
 
-@pytest.mark.parametrize("limit", [1, 2, 3, 7, 10_000])
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 7, 10_000])
 def test_cut_loses_nothing_and_keeps_the_limit(limit):
     for text in NASTY + random_texts(300):
-        pieces = list(module._cut(text, limit))
-        assert "".join(pieces) == text
-        assert all(0 < len(piece) <= limit for piece in pieces) or text == ""
+        for whole in (text, text.encode()) if limit >= 4 else (text,):
+            pieces = list(module._cut(whole, limit))
+            assert whole[:0].join(pieces) == whole
+            assert all(0 < len(piece) <= limit for piece in pieces) or not whole
+            if isinstance(whole, bytes):
+                assert "".join(piece.decode() for piece in pieces) == text
 
 
 def test_training_is_deterministic_between_processes(tokenizer):

@@ -44,7 +44,7 @@ def test_ids_and_texts_are_those_of_the_library(made, kind):
     found = ours.encode_batch(texts)
     assert [ids.tolist() for ids in found] == wanted
     assert all(ids.dtype == np.int32 for ids in found)
-    flat, ends = ours.encode_flat(texts)
+    flat, ends = ours.encode_flat([text.encode() for text in texts])
     assert (
         flat.tolist() == sum(wanted, [])
         and ends.tolist() == np.cumsum([len(ids) for ids in wanted]).tolist()

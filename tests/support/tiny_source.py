@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxpretrain.data.sources_base import Document
+from jaxpretrain.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
 class TinyPart:
-    """Texts; an item that begins with ``!`` is skipped for the reason that follows it."""
+    """Texts; an item that begins with ``!`` is skipped for the reason that follows it, and one with
+    ``!!`` is an error."""
 
     name: str
     texts: tuple[str, ...]
@@ -34,10 +36,12 @@ class TinyPart:
                 file.write(f"{self.name}\n")
         for number, text in enumerate(self.texts):
             time.sleep(self.pause if is_worker else 0)
+            if text.startswith("!!"):
+                raise UserError(f"{self.name}:{number + 1}: {text[2:]}")
             if text.startswith("!"):
                 skipped[text[1:]] += 1
             else:
-                yield Document(text, f"{self.name}:{number + 1}")
+                yield Document(text.encode(), f"{self.name}:{number + 1}")
 
 
 @dataclass(frozen=True, kw_only=True)
