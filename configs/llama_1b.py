@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     config.source = {"name": "tfds", "dataset": "c4/en"}
     config.tokenizer = {"vocab_size": 32_768}
     config.objective = {"name": "clm"}
-    config.model = {"preset": "llama", "remat": "full"}
+    config.model = {"preset": "llama", "remat": "dots"}
     config.data = {"length": 2048, "batch_size": 256}
     config.optimizer = {"learning_rate": 4e-4, "warmup_steps": 1000, "beta2": 0.95}
     config.train = {"steps": 40_000, "microbatches": 4}

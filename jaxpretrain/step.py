@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxpretrain import compiler
 from jaxpretrain.objectives.base import Objective, split_rows, total_loss
 from jaxpretrain.optim import Optimizer
 from jaxpretrain.sharding import Placement
@@ -208,6 +209,7 @@ def _jit_update(
         in_shardings=(placed.tree, placement.batch, placement.whole),
         out_shardings=(placed.tree, placement.whole),
         donate_argnums=0,
+        compiler_options=compiler.options(placement.platform),
     )
 
 
@@ -224,7 +226,12 @@ def _jit_eval_step(objective: Objective, placed: Placed, placement: Placement) -
         with placement.of_activations():
             return eval_step(params, batch, objective=objective)
 
-    return jax.jit(step, in_shardings=(placed.tree, placement.batch), out_shardings=placement.whole)
+    return jax.jit(
+        step,
+        in_shardings=(placed.tree, placement.batch),
+        out_shardings=placement.whole,
+        compiler_options=compiler.options(placement.platform),
+    )
 
 
 def run_key(seed: Array | int) -> Array:

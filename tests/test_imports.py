@@ -9,7 +9,17 @@ PACKAGE = Path(__file__).parents[1] / "jaxpretrain"
 
 # Layer by layer, from the bottom: a file imports its own layer's package and those before it.
 LAYERS = [
-    {"errors", "types", "chips", "hlo", "storage", "huge_pages", "compile_cache", "__init__"},
+    {
+        "errors",
+        "types",
+        "chips",
+        "hlo",
+        "storage",
+        "huge_pages",
+        "compile_cache",
+        "compiler",
+        "__init__",
+    },
     {"schema"},
     {"data", "models", "corruption", "losses"},
     {"objectives", "interop"},

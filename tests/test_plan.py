@@ -152,12 +152,13 @@ def plainly():
 @has_libtpu
 @pytest.mark.parametrize(
     ("name", "topology", "billions"),
-    # The larger on a quarter of the slice that it is for, which takes half the time to compile for:
-    # a model that fits there fits on the whole.
+    # The larger on a quarter of the slice that it is for, with fewer rows for each, which takes
+    # half the time to compile for; the gradient of the vocabulary is not as large as the rows then.
     [("llama_1b", "v5e:4x4", 1.04), ("llama_8b", "v5p:2x2x4", 8.05)],
 )
 def test_the_example_configs_fit_their_slices(plainly, name, topology, billions):
-    config = for_platform(load(str(CONFIGS / f"{name}.py")), "tpu")
+    changes = {"data.batch_size": "48"} if name == "llama_8b" else {}
+    config = for_platform(load(str(CONFIGS / f"{name}.py"), changes), "tpu")
     found = compiled(config, devices_of(topology))
     chips = int(np.prod(list(found.mesh.values())))
     parameters = found.parameters / 4 * chips
@@ -175,6 +176,7 @@ def test_the_example_configs_fit_their_slices(plainly, name, topology, billions)
         assert axes == "fsdp", (kind, axes)
         assert one.size <= one_layer < 4 * parameters / 2, (kind, one.size)
         assert one.size != stream // found.microbatches, kind
+        assert kind != "collective-permute"  # of weights that are multiplied piece by piece
 
 
 @has_libtpu
