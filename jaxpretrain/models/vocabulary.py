@@ -50,22 +50,33 @@ class Vocabulary(NamedTuple):
         return jnp.matmul(pull, table.astype(pull.dtype))
 
     def pull_on_self(self, pull: Array, vectors: Array) -> "Vocabulary":
-        """The gradient of this, given that of the scores, summed over the tokens of each shard."""
+        """The gradient of `summand`, given that of the scores, over the tokens of each shard."""
         one = pull.shape[:-2] == (1, 1)
         if one:  # a plain product is faster than one of a batch
             pull, vectors = pull[0, 0], vectors[0, 0]
         product = {"preferred_element_type": jnp.float32}
         table = kernel = None
-        if self.table is not None:
+        if self.summand.table is not None:
             table = jnp.matmul(jnp.swapaxes(pull, -1, -2), vectors, **product)
         else:
             turned = jnp.swapaxes(vectors, -1, -2)
-            if platform() == "cpu":  # a product that turns it itself is none of XLA's fast ones
+            if platform() == "cpu":
                 turned = jax.lax.optimization_barrier(turned)
             kernel = jnp.matmul(turned, pull, **product)
         bias = None if self.bias is None else jnp.sum(pull, axis=-2, dtype=jnp.float32)
         found = Vocabulary(table, kernel, bias)
         return (jax.tree.map(lambda x: x[None, None], found) if one else found).placed(2)
+
+    @property
+    def summand(self) -> "Vocabulary":
+        """The form in which its gradient is summed over blocks.
+
+        XLA's fast product on a CPU takes nothing that it must turn itself, so there the small
+        side, the vectors, is turned for it, and that makes a kernel; a table is turned at the end.
+        """
+        if platform() == "cpu" and self.table is not None:
+            return Vocabulary(kernel=self.table.T, bias=self.bias)
+        return self
 
     def placed(self, shards: int = 0) -> "Vocabulary":
         """The same, divided by the vocabulary alone, after so many axes of shards."""
@@ -275,7 +286,7 @@ def _total_forward(vectors, targets, weights, vocabulary):
     start = (jnp.float32(0), _zeros(vectors, vocabulary))
     parts = (vectors, targets, weights)
     (total, summed), (nats, hits, on_vectors) = _over_blocks(step, start, parts)
-    return (total, nats, hits), (on_vectors, _over_shards(summed))
+    return (total, nats, hits), (on_vectors, _over_shards(summed, vocabulary))
 
 
 def _total_backward(kept, pulled):
@@ -312,7 +323,7 @@ def _nats_backward(kept, pulled):
 
     parts = (vectors, targets, pulled[1])
     summed, on_vectors = _over_blocks(step, _zeros(vectors, vocabulary), parts)
-    return on_vectors, None, None, _over_shards(summed)
+    return on_vectors, None, None, _over_shards(summed, vocabulary)
 
 
 _nats_and_hits.defvjp(_nats_forward, _nats_backward)
@@ -328,11 +339,14 @@ def _over_blocks(step, start, parts):
 
 def _zeros(vectors: Array, vocabulary: Vocabulary) -> Vocabulary:
     shards = vectors.shape[1:3]
-    return jax.tree.map(lambda x: jnp.zeros((*shards, *x.shape)), vocabulary).placed(2)
+    return jax.tree.map(lambda x: jnp.zeros((*shards, *x.shape)), vocabulary.summand).placed(2)
 
 
-def _over_shards(summed: Vocabulary) -> Vocabulary:
+def _over_shards(summed: Vocabulary, vocabulary: Vocabulary) -> Vocabulary:
     found = jax.tree.map(lambda x: jnp.sum(x, axis=(0, 1)), summed)
+    if vocabulary.table is not None and found.table is None:
+        # Apart, or the product would be made so that it needs no turning.
+        found = found._replace(table=jax.lax.optimization_barrier(found.kernel).T, kernel=None)
     # Placed as the parameters are, so that each device gets its part of the sum and no more.
     table = None if found.table is None else place(found.table, "vocab", "embed")
     kernel = None if found.kernel is None else place(found.kernel, "embed", "vocab")
