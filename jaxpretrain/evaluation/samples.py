@@ -1,5 +1,6 @@
 """Examples to look at: gaps filled in by a masked model, sentences continued by a causal one."""
 
+import re
 from typing import NamedTuple
 
 import jax
@@ -8,6 +9,8 @@ import numpy as np
 
 from jaxpretrain.data.tokenizer_base import AnyTokenizer
 from jaxpretrain.objectives.base import Objective
+
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 class Gap(NamedTuple):
@@ -174,6 +177,7 @@ def _words(tokenizer: AnyTokenizer) -> list[str]:
 
 
 def _shown(tokenizer: AnyTokenizer, piece: int) -> str:
-    """A piece as a word; what is no word, such as a newline or spaces, as it is."""
-    text = tokenizer.decode([int(piece)])
-    return text.strip() or text or " "
+    """A piece as a word; what is no word, such as a newline or spaces, as it is; a byte, which may
+    be a newline too, by its name."""
+    (name,), text = tokenizer.pieces([piece]), tokenizer.decode([int(piece)])
+    return name if _BYTE.fullmatch(name) else text.strip() or text or " "
