@@ -94,10 +94,10 @@ def evaluate(
     found["tasks"] = {}
     model = model_of(pieces, params)
     settings = DownstreamSettings(**pieces.config.downstream)
-    for number, (name, task) in enumerate(chosen.items()):
+    if chosen:
+        say("\ndownstream tasks, on their test rows (95 % interval; chance)")
+    for name, task in chosen.items():
         measured = downstream.measure(task, read[name], model, settings)
-        if number == 0:
-            say("\ndownstream tasks, on their test rows (95 % interval; chance)")
         if not measured:
             say(f"  {name}: {pieces.objective.name} gives no likelihood of a sentence")
         for method, (result, drawn) in measured.items():

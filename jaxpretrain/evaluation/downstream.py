@@ -12,7 +12,7 @@ from jaxpretrain.data.tasks_rows import Item, TaskRows
 from jaxpretrain.data.tokenizer_base import AnyTokenizer
 from jaxpretrain.errors import UserError
 from jaxpretrain.evaluation import answers, measures
-from jaxpretrain.evaluation.finetune import Labeller, chosen_rate, rates
+from jaxpretrain.evaluation.finetune import Labeller, chosen_rate, rates, watched
 from jaxpretrain.evaluation.minimal_pairs import can_judge, sentence_nats
 from jaxpretrain.evaluation.probe import joined, probed, shuffled
 from jaxpretrain.evaluation.reading import alike, rows_of, vectors
@@ -187,7 +187,8 @@ def finetune(
         return measures.score(task.metrics[0], labels(rows.dev), predict(dev)), predict(test)
 
     rate, grid, first = chosen_rate(rates(settings, frozen=False), on_dev)
-    rest = [fit(seed, rate)(test) for seed in range(1, settings.seeds)]
+    others = watched(range(1, settings.seeds), "other seeds")
+    rest = [fit(seed, rate)(test) for seed in others]
     return Learned([first, *rest], rate, grid)
 
 
@@ -226,7 +227,7 @@ def answer(
     rate, grid, first = chosen_rate(rates(settings, frozen=frozen), on_dev)
     rest = [
         learner(seed).fit(learning_rate=rate, seed=seed)(rows.test, test)
-        for seed in range(1, settings.seeds)
+        for seed in watched(range(1, settings.seeds), "other seeds")
     ]
     return Learned([first, *rest], rate, grid)
 

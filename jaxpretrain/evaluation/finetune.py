@@ -1,12 +1,13 @@
 """Fine-tuning: a linear head on the backbone's stream, trained with all of it or alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from tqdm import tqdm
 
 from jaxpretrain.evaluation.reading import Rows, in_batches, stream, trimmed
 from jaxpretrain.objectives.base import Objective
@@ -132,9 +133,14 @@ def chosen_rate(
         grid: rates; one alone needs no choice.
         value: of a rate, on the dev rows, and anything that comes with it.
     """
-    tried = {rate: value(rate) for rate in grid}
+    tried = {rate: value(rate) for rate in watched(grid, "learning rates")}
     best = max(tried, key=lambda rate: np.nan_to_num(tried[rate][0], nan=-np.inf))
     return best, {f"{rate:g}": found for rate, (found, _) in tried.items()}, tried[best][1]
+
+
+def watched(each: Sequence, what: str) -> Iterable:
+    """The same; on a terminal it shows how many are done, and how long the others may take."""
+    return tqdm(each, desc=f"  fine-tuning: {what}", leave=False, disable=None)
 
 
 class Labeller:
