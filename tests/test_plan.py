@@ -152,8 +152,8 @@ def plainly():
 @has_libtpu
 @pytest.mark.parametrize(
     ("name", "topology", "billions"),
-    # The larger on four of its chips, with fewer rows for each, which takes half the time to compile
-    # for: a model that fits there fits on the whole.
+    # The larger on four of its chips, with fewer rows for each, which takes half the time to
+    # compile for: a model that fits there fits on the whole.
     [("llama_1b", "v5e:4x4", 1.04), ("llama_8b", "v5p:2x2x1", 8.05)],
 )
 def test_the_example_configs_fit_their_slices(plainly, name, topology, billions):
