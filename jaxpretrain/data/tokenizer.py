@@ -80,6 +80,12 @@ class Tokenizer(AnyTokenizer):
         self._blank = byte_ids[10]
         self._mark = np.array([byte_ids[byte] for byte in _SPACE.encode()], np.int32)
         probe = "  a\tZ\ufb01 <s>[MASK]\n\n x\u2581 \n\0\U0001f600 "
+        names = map(self._model.IdToPiece, range(len(self._model)))
+        if [piece for piece in names if "\n" in piece] != ["\n"]:
+            raise UserError(
+                f"{name} has no piece for a newline, or others with one in them; "
+                "use a tokenizer that this program trained, or train one (file='')"
+            )
         if not all(map(self._model.IsByte, byte_ids)) or self.decode(self.encode(probe)) != probe:
             raise UserError(
                 f"{name} changes text (it has no byte fallback, or normalises); "

@@ -326,6 +326,11 @@ def test_models_of_others_are_refused():
         Tokenizer(foreign(vocab_size=600, byte_fallback=True, **special))
     with pytest.raises(UserError, match="changes text"):
         Tokenizer(foreign(vocab_size=300, normalization_rule_name="identity", **special))
+    exact = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
+    exact |= {"add_dummy_prefix": False, "byte_fallback": True, "vocab_size": 600}
+    for symbols in ([], ["\n", "\n\n\n\n"]):
+        with pytest.raises(UserError, match="a newline"):
+            Tokenizer(foreign(**special | exact | {"user_defined_symbols": symbols}))
 
 
 def test_jax_and_tensorflow_are_not_imported():
