@@ -57,6 +57,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", help="JSON Lines with a key 'text' (default: only the pipeline)")
     parser.add_argument("--megabytes", type=float, default=20, help="of text (default: 20)")
+    parser.add_argument(
+        "--characters", type=int, help="cut documents into texts of so many (default: as they are)"
+    )
     parser.add_argument("--vocab-size", type=int, default=16_384)
     parser.add_argument("--rounds", type=int, default=3, help="runs of each (default: 3)")
     parser.add_argument("--tokens", type=int, default=100_000_000, help="of the pipeline's text")
@@ -73,6 +76,8 @@ def measure_prepare(options: argparse.Namespace) -> None:
     texts = list(some_texts(options.files, options.megabytes * 1e6))
     size = sum(len(text.encode()) for text in texts) / 1e6
     tokenizer = Tokenizer.train(texts[:: max(1, len(texts) // 2000)], vocab_size=options.vocab_size)
+    if cut := options.characters:
+        texts = [text[at : at + cut] for text in texts for at in range(0, len(text), cut)]
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder)
         tokenizer.save(where / "tokenizer.model")
